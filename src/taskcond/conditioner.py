@@ -94,13 +94,11 @@ class TaskConditioner(nnx.Module):
         self.dropout_rate = float(dropout_rate)
         self.dtype = dtype
         self.deterministic = False
-        self.embedding = None
-        self.rngs = None
-        if num_tasks:
-            shape = (self.num_tasks, self.features)
-            self.embedding = TaskParam(embedding_init(rngs.params(), shape, param_dtype))
-        if num_tasks and dropout_rate:
-            self.rngs = nnx.Rngs(dropout=rngs.dropout())
+        shape = (self.num_tasks, self.features)
+        self.embedding = (
+            TaskParam(embedding_init(rngs.params(), shape, param_dtype)) if num_tasks else None
+        )
+        self.rngs = nnx.Rngs(dropout=rngs.dropout()) if num_tasks and dropout_rate else None
 
     def __call__(
         self,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.experimental import checkify
 from jaxtyping import Array, Bool, Int, Shaped
 
@@ -18,7 +18,7 @@ _SHOWN = 8  # ids listed in an error message
 
 
 def check_num_tasks(num_tasks: Any) -> int:
-    """Returns `num_tasks` as an int; `TypeError` or `ValueError` where it cannot be a table's height.
+    """Returns `num_tasks` as an int; raises where it cannot be the height of a table.
 
     >>> check_num_tasks(50)
     50
@@ -68,7 +68,7 @@ def check_ids(ids: np.ndarray, num_tasks: int | None, name: str = "task_id") -> 
     >>> check_ids(np.array([5]), 5)
     Traceback (most recent call last):
     ...
-    ValueError: task_id out of range: got [5]; allowed is -1 (no task) to 4, as num_tasks=5; num_tasks=6 would do
+    ValueError: task_id out of range: got [5]; allowed is -1 (no task) to 4, ...
     """
     if ids.dtype.kind not in "iu":
         raise TypeError(
@@ -97,33 +97,31 @@ def resolve_ids(
         is_null: Where the id is `NULL_TASK`.
         is_bad: Where a traced id is neither `NULL_TASK` nor a task. Concrete ids raise instead.
     """
-    traced = isinstance(task_id, jax.core.Tracer)
-    ids = task_id if traced else np.asarray(task_id)
+    traced = isinstance(task_id, Tracer)
+    ids: Any = task_id if traced else np.asarray(task_id)
     if ids.shape != shape:
         raise ValueError(
             f"task_id has shape {ids.shape}, but the leading axes of time_emb are {shape}: "
-            "one id for each embedding is needed. Reshape the ids, or use jnp.broadcast_to(task_id, "
-            f"{shape}) if that is what you mean"
+            "one id for each embedding is needed. Reshape the ids, or use "
+            f"jnp.broadcast_to(task_id, {shape}) if that is what you mean"
         )
     if not traced:
         check_ids(ids, num_tasks)
         ids = jnp.asarray(ids.astype(np.int32))
     elif not jnp.issubdtype(ids.dtype, jnp.integer):
         raise TypeError(f"task_id must be an integer, got a traced array of dtype {ids.dtype}")
-    ids, unsigned_overflow = _to_signed(ids)
-    is_null = ids == NULL_TASK
-    is_bad = ((ids < NULL_TASK) | (ids >= num_tasks) | unsigned_overflow) if traced else None
-    if is_bad is None:
-        return jnp.where(is_null, 0, ids), is_null, jnp.zeros(shape, bool)
-    is_null &= ~unsigned_overflow
-    # A no-op unless the caller functionalizes with checkify: then this is the error it reports.
-    checkify.debug_check(
-        ~jnp.any(is_bad),
-        "task_id out of range: got {lowest} to {highest}; allowed is -1 (no task) to {last}",
-        lowest=jnp.min(ids, initial=NULL_TASK),
-        highest=jnp.max(ids, initial=NULL_TASK),
-        last=jnp.int32(num_tasks - 1),
-    )
+    ids, too_large = _to_signed(ids)
+    is_null = (ids == NULL_TASK) & ~too_large
+    is_bad = (ids < NULL_TASK) | (ids >= num_tasks) | too_large
+    if traced:
+        # A no-op unless the caller functionalizes with checkify: then this is what it reports.
+        checkify.debug_check(
+            ~jnp.any(is_bad),
+            "task_id out of range: got {lowest} to {highest}; allowed is -1 (no task) to {last}",
+            lowest=jnp.min(ids, initial=NULL_TASK),
+            highest=jnp.max(ids, initial=NULL_TASK),
+            last=jnp.int32(num_tasks - 1),
+        )
     row = jnp.where(is_bad | is_null, 0, ids).astype(jnp.int32)
     return row, is_null, is_bad
 
