@@ -117,4 +117,4 @@ def _apply(id_map: Mapping[int, int], ids: np.ndarray, key: str) -> np.ndarray:
             "model's vocabulary, or map it to taskcond.NULL_TASK to train it without a task"
         )
     mapped = np.array([known[int(value)] for value in values], np.int64)
-    return np.reshape(mapped[inverse], ids.shape)
+    return np.asarray(mapped[inverse]).reshape(ids.shape)
