@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from taskcond.ids import check_num_tasks, resolve_ids
-
-FUSIONS = ("add",)
+from taskcond.fusion import check_settings, embed, fuse
 
 default_embedding_init = nnx.initializers.variance_scaling(
     1.0, "fan_in", "normal", out_axis=0
@@ -122,13 +118,12 @@ class TaskConditioner(nnx.Module):
                 `time_emb` of another width.
             TypeError: Ids that are not integers.
         """
-        if not self.num_tasks:
+        if self.embedding is None:
             return time_emb
-        check_time_emb(time_emb, self.features)
         key = self._dropout_key(deterministic, rngs)
-        row, is_null, is_bad = resolve_ids(require(task_id), self.num_tasks, time_emb.shape[:-1])
-        is_null = drop_ids(key, is_null, is_bad, self.dropout_rate)
-        return add(time_emb, self._rows(row, is_bad, time_emb.dtype), is_null)
+        return fuse(
+            self.embedding[...], time_emb, task_id, self.scale, self.dtype, self.dropout_rate, key
+        )
 
     def embed(self, task_id: Any) -> Float[Array, "*b d"]:
         """The scaled embedding alone: `[*b]` ids to `[*b, features]`; zero for `NULL_TASK`.
@@ -141,89 +136,11 @@ class TaskConditioner(nnx.Module):
         >>> conditioner.embed(jnp.array([-1])).tolist()
         [[0.0, 0.0, 0.0, 0.0]]
         """
-        ids = require(task_id)
-        shape = jnp.shape(ids)
-        if not self.num_tasks:
-            return jnp.zeros((*shape, self.features), self.dtype or jnp.float32)
-        row, is_null, is_bad = resolve_ids(ids, self.num_tasks, shape)
-        rows = self._rows(row, is_bad, None)
-        return jnp.where(is_null[..., None], jnp.zeros_like(rows), rows)
-
-    def _rows(self, row: Array, is_bad: Array, time_dtype: Any) -> Array:
-        assert self.embedding is not None
-        return scaled_rows(self.embedding[...], row, is_bad, self.scale, self.dtype, time_dtype)
+        if self.embedding is None:
+            return jnp.zeros((*jnp.shape(task_id), self.features), self.dtype or jnp.float32)
+        return embed(self.embedding[...], task_id, self.scale, self.dtype)
 
     def _dropout_key(self, deterministic: bool | None, rngs: nnx.Rngs | None) -> Array | None:
-        if self.deterministic if deterministic is None else deterministic:
-            return None
-        if self.dropout_rate == 0.0:
-            return None
+        off = self.deterministic if deterministic is None else deterministic
         rngs = rngs or self.rngs
-        assert rngs is not None
-        return rngs.dropout()
-
-
-# What follows is shared with `taskcond.linen`.
-
-
-def check_settings(
-    num_tasks: Any, features: Any, scale: float, fusion: str, dropout_rate: float
-) -> None:
-    """Raises `TypeError` or `ValueError` on settings that no conditioner can have."""
-    check_num_tasks(num_tasks)
-    if isinstance(features, bool) or not hasattr(features, "__index__"):
-        raise TypeError(f"features must be an integer, got {features!r}")
-    if features < 1:
-        raise ValueError(f"features must be >= 1, got {features}: the width of the time embedding")
-    if fusion not in FUSIONS:
-        raise ValueError(f"fusion must be one of {list(FUSIONS)}, got {fusion!r}")
-    if not math.isfinite(scale):
-        raise ValueError(f"scale must be finite, got {scale}")
-    if not 0.0 <= dropout_rate <= 1.0:
-        raise ValueError(f"dropout_rate must be in [0, 1], got {dropout_rate}")
-
-
-def check_time_emb(time_emb: Any, features: int) -> None:
-    """Raises `ValueError` where the embedding's last axis is not `features` long."""
-    if time_emb.ndim < 1 or time_emb.shape[-1] != features:
-        raise ValueError(
-            f"time_emb has shape {time_emb.shape}, but its last axis must be features={features}; "
-            "build the conditioner with the width of the timestep embedding"
-        )
-
-
-def require(task_id: Any) -> Any:
-    """Returns `task_id`; raises where there is none."""
-    if task_id is None:
-        raise ValueError(
-            "task_id not found in batch: this model has num_tasks > 0. Add "
-            "taskcond.ExtractTaskID() to the data transforms and pass its task_id on, or pass "
-            "taskcond.NULL_TASK ids to act without a task"
-        )
-    return task_id
-
-
-def drop_ids(key: Array | None, is_null: Array, is_bad: Array, rate: float) -> Array:
-    """Makes each good id null with probability `rate`; a bad one stays bad."""
-    if key is None:
-        return is_null
-    return is_null | (jax.random.bernoulli(key, rate, is_null.shape) & ~is_bad)
-
-
-def scaled_rows(
-    table: Array, row: Array, is_bad: Array, scale: float, dtype: Any, time_dtype: Any
-) -> Array:
-    """`scale * table[row]`, NaN where `is_bad`."""
-    rows = jnp.take(table, row, axis=0, mode="clip")
-    if dtype is not None:
-        rows = rows.astype(dtype)
-    elif time_dtype is not None:
-        rows = rows.astype(jnp.promote_types(table.dtype, time_dtype))
-    return jnp.where(is_bad[..., None], jnp.nan, rows * scale)
-
-
-def add(time_emb: Array, rows: Array, is_null: Array) -> Array:
-    """`time_emb + rows` in the dtype of `time_emb`."""
-    # Not `+ 0` for a null id: that would turn -0.0 into 0.0, and the input must come out as it is.
-    fused = (time_emb + rows).astype(time_emb.dtype)
-    return jnp.where(is_null[..., None], time_emb, fused)
+        return None if off or rngs is None or not self.dropout_rate else rngs.dropout()
