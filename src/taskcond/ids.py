@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.experimental import checkify
-from jaxtyping import Array, Bool, Int, Shaped
+from jaxtyping import Array, Bool, Int, Integer, Shaped
 
 NULL_TASK = -1
 """The id that means "no task": it adds nothing, exactly."""
@@ -126,7 +126,7 @@ def resolve_ids(
     return row, is_null, is_bad
 
 
-def _to_signed(ids: Int[Array, "*b"]) -> tuple[Int[Array, "*b"], Bool[Array, "*b"]]:
+def _to_signed(ids: Integer[Array, "*b"]) -> tuple[Int[Array, "*b"], Bool[Array, "*b"]]:
     """A signed dtype of at least 32 bits, and where the value did not fit into it."""
     bits = jnp.iinfo(ids.dtype).bits
     if jnp.issubdtype(ids.dtype, jnp.unsignedinteger):

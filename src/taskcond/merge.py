@@ -26,6 +26,7 @@ TASK_TABLES = (r"(.*/)?task_embeddings/embedding",)
 """Paths of the leaves that have one row per task, as `merge_params` assumes them."""
 
 Patterns = str | Sequence[str]
+Rows = Sequence[int] | np.ndarray
 
 
 class MergeError(ValueError):
@@ -114,7 +115,7 @@ def merge_params(
     keep: Patterns = (),
     drop: Patterns = (),
     rename: Mapping[str, str] | None = None,
-    task_rows: Sequence[int] | None = None,
+    task_rows: Rows | None = None,
     new_rows: str | int = "target",
     task_tables: Patterns = TASK_TABLES,
 ) -> tuple[dict[Any, Any], MergeReport]:
@@ -187,7 +188,7 @@ def merge_into(
     keep: Patterns = (),
     drop: Patterns = (),
     rename: Mapping[str, str] | None = None,
-    task_rows: Sequence[int] | None = None,
+    task_rows: Rows | None = None,
     new_rows: str | int = "target",
 ) -> MergeReport:
     """Loads a checkpoint's values into a module's parameters, in place; `merge_params` for NNX.
@@ -236,7 +237,7 @@ def plan_merge(
     keep: Patterns = (),
     drop: Patterns = (),
     rename: Mapping[str, str] | None = None,
-    task_rows: Sequence[int] | None = None,
+    task_rows: Rows | None = None,
     new_rows: str | int = "target",
     task_tables: Patterns = TASK_TABLES,
 ) -> tuple[dict[str, LeafPlan], MergeReport]:
@@ -440,7 +441,7 @@ def _can_cast(old: Any, new: Any) -> bool:
 
 
 def _check_rows(
-    task_rows: Sequence[int], new_rows: str | int, target: Any, source: Any, path: str
+    task_rows: Rows, new_rows: str | int, target: Any, source: Any, path: str
 ) -> tuple[int, ...]:
     rows, height = tuple(int(row) for row in task_rows), source.shape[0]
     bad = sorted({row for row in rows if not NULL_TASK <= row < height})

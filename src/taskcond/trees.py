@@ -27,7 +27,7 @@ def flatten(tree: Mapping[Any, Any]) -> dict[str, Any]:
     return flat
 
 
-def to_dict(tree: Mapping[Any, Any]) -> Mapping[Any, Any]:
+def to_dict(tree: Any) -> Mapping[Any, Any]:
     """Nested dicts of arrays from an `nnx.State`; other mappings as they are."""
     if isinstance(tree, nnx.State):
         pure = getattr(nnx, "to_pure_dict", None)  # a method in older releases of flax

@@ -35,7 +35,7 @@ class TaskVocabulary:
 
     names: tuple[str, ...]
 
-    def __init__(self, names: Iterable[str]):
+    def __init__(self, names: Iterable[Any]):
         if isinstance(names, str):
             raise TypeError(f"names must be a list of names, got the one string {names!r}")
         names = tuple(names)
