@@ -14,7 +14,7 @@ help:  ## List the targets.
 define make_venv
 	$(PYTHON) -m venv $(1)
 	$(1)/bin/python -m pip install --quiet --constraint $(2) uv
-	$(1)/bin/uv pip install --quiet --python $(1)/bin/python --constraint $(2) --editable '.[examples,dev,docs]'
+	$(1)/bin/uv pip install --quiet --python $(1)/bin/python --constraint $(2) --editable '.[checkpoint,examples,dev,docs]'
 	touch $@
 endef
 
@@ -26,6 +26,9 @@ endef
 
 demo: .venv/.done  ## Train without and with task conditioning; print and plot the difference. DATA=path: on your dataset.
 	.venv/bin/python -m examples.demo $(if $(DATA),--data $(DATA))
+
+quickstart: .venv/.done  ## The same for the policy of examples/quickstart.py, on states and actions alone.
+	.venv/bin/python -m examples.quickstart $(if $(DATA),--data $(DATA))
 
 test: .venv/.done  ## Run the tests on the newest jax and flax.
 	.venv/bin/python -m pytest -n $(WORKERS)

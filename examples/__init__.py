@@ -1,0 +1,1 @@
+"""Whole, real configurations: each can be the start of a project."""

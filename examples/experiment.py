@@ -1,0 +1,278 @@
+"""Before and after: does a policy stop confusing tasks once it is conditioned on them?
+
+A base policy is trained without task ids and saved; its checkpoint is merged into a conditioned
+one, which is fine-tuned. For both: the loss of every task, and the task confusion matrix.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import nnx
+from jaxtyping import Array, Float
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from examples.lerobot_data import LeRobotData, make_loader
+from examples.lerobot_write import write_demo_dataset
+from examples.training import fit
+from taskcond import TaskVocabulary, merge_into
+from taskcond.confusion import TaskConfusion, losses_by_task, task_confusion
+from taskcond.trees import to_dict
+
+console = Console()
+
+Batch = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A policy to compare with and without tasks, and how to train it.
+
+    Attributes:
+        make_policy: `make_policy(frame, num_tasks, rngs)`: a module for frames like this one.
+        compute_loss: `compute_loss(policy, rng, batch, task_id)`: `[b, horizon]`.
+        cameras: Keys of the cameras to read; `None` reads all, `()` none.
+        horizon: Actions in a chunk.
+        batch_size: Frames in a batch.
+        base_steps: Steps without task ids.
+        task_steps: Steps with them.
+        learning_rate: Its peak, in both.
+        draws: How many times noise and time are drawn for each validation frame.
+    """
+
+    make_policy: Callable[[Batch, int, nnx.Rngs], Any]
+    compute_loss: Callable[[Any, Array, Batch, Any], Float[Array, "b h"]]
+    cameras: tuple[str, ...] | None = ()
+    horizon: int = 16
+    batch_size: int = 64
+    base_steps: int = 600
+    task_steps: int = 600
+    learning_rate: float = 1e-3
+    draws: int = 8
+
+
+def run(experiment: Experiment, data: LeRobotData, out: Path) -> tuple[TaskConfusion, ...]:
+    """Trains both policies; writes `base` and `conditioned` checkpoints and `confusion.png`.
+
+    Returns:
+        The confusion of the base policy and of the conditioned one. Of neither, or of the first
+        alone, where Ctrl-C came before.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    train, validation = hold_out(data)
+    vocabulary, frame = data.vocabulary, data[0]
+    vocabulary.save(out / "tasks.json")
+
+    base = experiment.make_policy(frame, 0, nnx.Rngs(0))
+    finished = _train(experiment, base, train, False, out / "base")
+    if not finished:
+        return ()
+    before = evaluate(experiment, base, validation, len(vocabulary))
+
+    conditioned = experiment.make_policy(frame, len(vocabulary), nnx.Rngs(1))
+    released = ocp.PyTreeCheckpointer().restore((out / "base" / "params").resolve())
+    console.print("merging the base checkpoint into the conditioned policy")
+    console.print(str(merge_into(conditioned, released)), highlight=False)
+    finished = _train(experiment, conditioned, train, True, out / "conditioned")
+    if not finished:
+        return (before,)
+    after = evaluate(experiment, conditioned, validation, len(vocabulary))
+
+    console.print(table(before, after, vocabulary))
+    plot(before, after, vocabulary, out / "confusion.png")
+    return before, after
+
+
+def hold_out(data: LeRobotData) -> tuple[Any, Any]:
+    """Training and validation data; the same twice where a task would lose its only episode."""
+    try:
+        train, validation = data.split(val_fraction=0.25)
+    except ValueError as error:
+        console.print(f"[yellow]no validation split ({error}); measuring on training frames")
+        return data, data
+    lost = [task for task, count in train.task_frames.items() if not count]
+    lost += [task for task, count in validation.task_frames.items() if not count]
+    used = {task for task, count in data.task_frames.items() if count}
+    if used & set(lost):
+        console.print("[yellow]some tasks have a single episode; measuring on training frames")
+        return data, data
+    return train, validation
+
+
+def evaluate(
+    experiment: Experiment, policy: Any, data: Any, num_tasks: int, max_frames: int = 512
+) -> TaskConfusion:
+    """The task confusion of a policy on `data`, `draws` of noise and time for each frame."""
+    policy.eval()
+    graphdef, state = nnx.split(policy)
+
+    @jax.jit
+    def losses(state: Any, rng: Array, batch: Batch) -> Float[Array, "b tasks"]:
+        model = nnx.merge(graphdef, state)
+        rngs = jax.random.split(rng, experiment.draws)
+
+        def loss(task_id: Array) -> Float[Array, " b"]:
+            # The same draws for every id: losses under different noise do not compare.
+            each = jax.lax.map(
+                lambda rng: _frame_loss(experiment, model, rng, batch, task_id), rngs
+            )
+            return each.mean(0)
+
+        return losses_by_task(loss, len(batch["state"]), num_tasks)
+
+    size = min(64, len(data))
+    loader = make_loader(data, batch_size=size, normalize_by="quantile", num_epochs=1)
+    batches = itertools.islice(loader, max(max_frames // size, 1))
+    parts = [
+        task_confusion(losses(state, jax.random.key(i), _arrays(batch)), batch["task_id"])
+        for i, batch in enumerate(batches)
+    ]
+    return sum(parts[1:], start=parts[0])
+
+
+def table(before: TaskConfusion, after: TaskConfusion, vocabulary: TaskVocabulary) -> Table:
+    """Loss and accuracy for each task, without and with conditioning."""
+    result = Table(title="loss, and share of frames whose task is told right")
+    for title in ("task", "frames", "loss", "with ids", "right", "with ids"):
+        result.add_column(title, justify="left" if title == "task" else "right", no_wrap=True)
+    for i, name in enumerate(vocabulary):
+        count = after.matrix[i].sum()
+        if not count:
+            continue
+        shares = [f"{c.matrix[i, i] / count:.1%}" for c in (before, after)]
+        losses = [f"{c.loss[i]:.4f}" for c in (before, after)]
+        result.add_row(_shorten(name), f"{count:.0f}", *losses, *shares)
+    means = [f"{np.nanmean(c.loss):.4f}" for c in (before, after)]
+    accuracy = [f"{c.accuracy:.1%}" for c in (before, after)]
+    result.add_section()
+    result.add_row("all tasks", f"{after.matrix.sum():.0f}", *means, *accuracy, style="bold")
+    return result
+
+
+def plot(
+    before: TaskConfusion, after: TaskConfusion, vocabulary: TaskVocabulary, path: Path
+) -> None:
+    """Draws both confusion matrices and the losses; writes a PNG."""
+    figure = Figure(figsize=(14, 4.8), layout="constrained")
+    axes = figure.subplots(1, 3, width_ratios=[1, 1, 1.1])
+    used = np.flatnonzero(after.matrix.sum(1))
+    names = [_shorten(vocabulary.names[i]) for i in used]
+    axes[0].set_ylabel("true task")
+    _draw_matrix(axes[0], before, used, names, "without task conditioning")
+    image = _draw_matrix(axes[1], after, used, used, "with task conditioning")
+    figure.colorbar(image, ax=axes[1], label="% of the task's frames", shrink=0.8)
+    height = 0.38
+    for offset, confusion, title in ((-height, before, "without"), (0.0, after, "with")):
+        rows = np.arange(len(used)) + offset + height / 2
+        axes[2].barh(rows, confusion.loss[used], height, label=title)
+    axes[2].set_yticks(range(len(used)), used)
+    axes[2].invert_yaxis()
+    axes[2].set_xlabel("flow-matching loss (actions normalized)")
+    axes[2].set_ylabel("task")
+    axes[2].set_title("loss of each task")
+    axes[2].legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+    figure.savefig(path, dpi=110)
+
+
+def _draw_matrix(axis: Any, confusion: TaskConfusion, used: Any, names: Any, title: str) -> Any:
+    share = confusion.matrix[np.ix_(used, used)] / confusion.matrix[used].sum(1, keepdims=True)
+    image = axis.imshow(100 * share, vmin=0, vmax=100, cmap="Blues")
+    axis.set_title(f"{title}: {confusion.accuracy:.1%} right")
+    axis.set_xlabel("predicted task")
+    axis.set_xticks(range(len(used)), used)
+    axis.set_yticks(range(len(used)), names)
+    for row, column in np.ndindex(share.shape):
+        text = f"{100 * share[row, column]:.3g}"
+        color = "white" if share[row, column] > 0.6 else "black"
+        axis.text(column, row, text, ha="center", va="center", color=color, size=7)
+    return image
+
+
+def main(experiment: Experiment, name: str) -> None:
+    """The command line of an experiment: `--data`, `--out`."""
+    parser = argparse.ArgumentParser(description=run.__doc__)
+    parser.add_argument("--data", type=Path, help="a LeRobot dataset; by default one is generated")
+    parser.add_argument("--out", type=Path, default=Path("runs") / name, help="where results go")
+    args = parser.parse_args()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        root = args.data or write_demo_dataset(
+            Path(folder) / "demo", video=experiment.cameras != ()
+        )
+        cameras = experiment.cameras
+        data = LeRobotData(root, horizon=experiment.horizon, cameras=cameras)
+        console.print(str(data.report), highlight=False, soft_wrap=True)
+        results = run(experiment, data, args.out)
+    console.print(f"{time.monotonic() - began:.0f} s; checkpoints and plot in {args.out}")
+    if len(results) < 2:
+        sys.exit(130)  # as a shell calls a Ctrl-C
+
+
+def _train(experiment: Experiment, policy: Any, data: Any, use_tasks: bool, path: Path) -> bool:
+    steps = experiment.task_steps if use_tasks else experiment.base_steps
+    policy.train()
+
+    def loss(model: Any, rng: Array, batch: Batch) -> Float[Array, ""]:
+        task_id = batch["task_id"] if use_tasks else None
+        return _frame_loss(experiment, model, rng, batch, task_id).mean()
+
+    done = fit(
+        policy,
+        loss,
+        _batches(experiment, data),
+        steps=steps,
+        learning_rate=experiment.learning_rate,
+        label="with task ids" if use_tasks else "without task ids",
+    )
+    save(policy, path)
+    return done == steps
+
+
+def save(policy: nnx.Module, path: Path) -> None:
+    """Writes a policy's parameters as released weights are laid out: `path/params`."""
+    path = path.resolve()
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    params = jax.tree.map(np.asarray, to_dict(nnx.state(policy, nnx.Param)))
+    ocp.PyTreeCheckpointer().save(partial / "params", {"params": params})
+    shutil.rmtree(path, ignore_errors=True)
+    partial.rename(path)
+
+
+def _frame_loss(
+    experiment: Experiment, model: Any, rng: Array, batch: Batch, task_id: Any
+) -> Float[Array, " b"]:
+    """The mean loss of each frame's chunk, over the steps that are not padding."""
+    losses = experiment.compute_loss(model, rng, batch, task_id)
+    valid = ~batch["action_is_pad"]
+    return jnp.sum(losses * valid, -1) / jnp.sum(valid, -1)
+
+
+def _batches(experiment: Experiment, data: Any) -> Iterator[Batch]:
+    size = min(experiment.batch_size, len(data))
+    return map(_arrays, make_loader(data, batch_size=size, normalize_by="quantile"))
+
+
+def _arrays(batch: Batch) -> Batch:
+    """What a jitted function can take: names of tasks stay behind."""
+    keys = ("state", "actions", "action_is_pad", "images", "task_id")
+    return {key: batch[key] for key in keys if key in batch}
+
+
+def _shorten(name: str, limit: int = 26) -> str:
+    return name if len(name) <= limit else name[: limit - 1] + "…"
