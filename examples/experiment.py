@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,13 @@ console = Console()
 Batch = dict[str, Any]
 
 
+def vector_loader(data: Any, **kwargs: Any) -> Iterator[Batch]:
+    """Batches of normalized states and actions, without pictures and text."""
+    keys = ("state", "actions", "action_is_pad", "task_id")
+    for batch in make_loader(data, normalize_by="quantile", **kwargs):
+        yield {key: batch[key] for key in keys}
+
+
 @dataclasses.dataclass(frozen=True)
 class Experiment:
     """A policy to compare with and without tasks, and how to train it.
@@ -53,6 +60,8 @@ class Experiment:
         task_steps: Steps with them.
         learning_rate: Its peak, in both.
         draws: How many times noise and time are drawn for each validation frame.
+        make_loader: `make_loader(data, batch_size=..., num_epochs=...)`: batches for `compute_loss`
+            that have at least `actions`, `action_is_pad` and `task_id`.
     """
 
     make_policy: Callable[[Batch, int, nnx.Rngs], Any]
@@ -64,6 +73,7 @@ class Experiment:
     task_steps: int = 600
     learning_rate: float = 1e-3
     draws: int = 8
+    make_loader: Callable[..., Iterable[Batch]] = vector_loader
 
 
 def run(experiment: Experiment, data: LeRobotData, out: Path) -> tuple[TaskConfusion, ...]:
@@ -133,13 +143,13 @@ def evaluate(
             )
             return each.mean(0)
 
-        return losses_by_task(loss, len(batch["state"]), num_tasks)
+        return losses_by_task(loss, len(batch["actions"]), num_tasks)
 
     size = min(64, len(data))
-    loader = make_loader(data, batch_size=size, normalize_by="quantile", num_epochs=1)
+    loader = experiment.make_loader(data, batch_size=size, num_epochs=1)
     batches = itertools.islice(loader, max(max_frames // size, 1))
     parts = [
-        task_confusion(losses(state, jax.random.key(i), _arrays(batch)), batch["task_id"])
+        task_confusion(losses(state, jax.random.key(i), batch), batch["task_id"])
         for i, batch in enumerate(batches)
     ]
     return sum(parts[1:], start=parts[0])
@@ -234,7 +244,7 @@ def _train(experiment: Experiment, policy: Any, data: Any, use_tasks: bool, path
     done = fit(
         policy,
         loss,
-        _batches(experiment, data),
+        iter(experiment.make_loader(data, batch_size=min(experiment.batch_size, len(data)))),
         steps=steps,
         learning_rate=experiment.learning_rate,
         label="with task ids" if use_tasks else "without task ids",
@@ -261,17 +271,6 @@ def _frame_loss(
     losses = experiment.compute_loss(model, rng, batch, task_id)
     valid = ~batch["action_is_pad"]
     return jnp.sum(losses * valid, -1) / jnp.sum(valid, -1)
-
-
-def _batches(experiment: Experiment, data: Any) -> Iterator[Batch]:
-    size = min(experiment.batch_size, len(data))
-    return map(_arrays, make_loader(data, batch_size=size, normalize_by="quantile"))
-
-
-def _arrays(batch: Batch) -> Batch:
-    """What a jitted function can take: names of tasks stay behind."""
-    keys = ("state", "actions", "action_is_pad", "images", "task_id")
-    return {key: batch[key] for key in keys if key in batch}
 
 
 def _shorten(name: str, limit: int = 26) -> str:

@@ -53,7 +53,8 @@ def fit(
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
 
     @jax.jit
-    def step(params, rest, optimizer_state, batch, index):
+    def step(carry, batch, index):
+        params, rest, optimizer_state = carry
         rng = jax.random.fold_in(jax.random.key(seed), index)
 
         def loss(params):
@@ -63,25 +64,22 @@ def fit(
 
         (value, new_rest), grads = jax.value_and_grad(loss, has_aux=True)(params)
         updates, optimizer_state = optimizer.update(grads, optimizer_state, params)
-        return optax.apply_updates(params, updates), new_rest, optimizer_state, value
+        return (optax.apply_updates(params, updates), new_rest, optimizer_state), value
 
-    optimizer_state = optimizer.init(params)
+    carry = (params, rest, optimizer.init(params))
     done = 0
     with _progress() as progress:
         bar = progress.add_task(label, total=steps, loss=float("nan"))
         try:
             for index in range(steps):
                 batch = next(batches)
-                # One assignment: an interrupt comes before it or after it.
-                params, rest, optimizer_state, value = step(
-                    params, rest, optimizer_state, batch, jnp.int32(index)
-                )
+                carry, value = step(carry, batch, jnp.int32(index))
                 done = index + 1
                 if done % _REPORT_EVERY == 0 or done == steps:
                     progress.update(bar, completed=done, loss=float(value))
         except KeyboardInterrupt:
             progress.console.print(f"[yellow]interrupted after {done} steps of {label}")
-    nnx.update(model, params, rest)
+    nnx.update(model, *carry[:2])
     return done
 
 

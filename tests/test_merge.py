@@ -129,6 +129,12 @@ def test_shapes_are_enough_for_a_target_and_say_where_values_go():
     assert all(x.sharding == sharding for x in jax.tree.leaves(merged))
 
 
+def test_none_is_no_leaf():
+    merged, report = merge_params({"a": np.ones(1), "bias": None}, {"a": np.zeros(1), "b": None})
+    assert merged == {"a": np.zeros(1), "bias": None}
+    assert report.loaded == ["a"]
+
+
 def test_neither_argument_is_changed():
     target, source = tree(1, 5), tree(0, 3)
     merge_params(target, source, task_rows=[0, 1, 2, -1, -1], new_rows="mean")

@@ -125,7 +125,8 @@ def merge_params(
     that they do not cover has to match in path and shape.
 
     Args:
-        target: The new model's parameters: nested dicts of arrays or `jax.ShapeDtypeStruct`s.
+        target: The new model's parameters: nested dicts of arrays or of
+            `jax.ShapeDtypeStruct`.
             Where a leaf names a sharding, its new value is put there.
         source: The checkpoint's: nested dicts, also below `params` or with each leaf under
             `value`, or a flat `{path: array}`.
@@ -193,7 +194,7 @@ def merge_into(
 ) -> MergeReport:
     """Loads a checkpoint's values into a module's parameters, in place; `merge_params` for NNX.
 
-    `TaskParam`s are kept by themselves where the checkpoint lacks them, and are the tables that
+    Each `TaskParam` is kept by itself where the checkpoint lacks it, and they are the tables that
     `task_rows` remaps. The other arguments and the errors are those of `merge_params`; after an
     error the module is as it was.
 

@@ -9,7 +9,7 @@ from flax import nnx
 
 
 def flatten(tree: Mapping[Any, Any]) -> dict[str, Any]:
-    """Flattens nested dicts, or an `nnx.State`, to `{"a/b/c": leaf}`.
+    """Flattens nested dicts, or an `nnx.State`, to `{"a/b/c": leaf}`; `None` is no leaf, as in JAX.
 
     Raises:
         TypeError: Not a mapping.
@@ -43,14 +43,14 @@ def to_dict(tree: Any) -> Mapping[Any, Any]:
 def rebuild(tree: Mapping[Any, Any], flat: Mapping[str, Any]) -> dict[Any, Any]:
     """Nested dicts with the structure of `tree` and the leaves of `flat`, by path.
 
-    >>> rebuild({"a": {0: None}}, {"a/0": 5})
-    {'a': {0: 5}}
+    >>> rebuild({"a": {0: 1, "b": None}}, {"a/0": 5})
+    {'a': {0: 5, 'b': None}}
     """
 
     def build(node: Any, keys: tuple[Any, ...]) -> Any:
         if isinstance(node, Mapping):
             return {key: build(child, (*keys, key)) for key, child in node.items()}
-        return flat["/".join(map(str, keys))]
+        return None if node is None else flat["/".join(map(str, keys))]
 
     return build(to_dict(tree), ())
 
@@ -74,5 +74,5 @@ def _walk(node: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ..
     if isinstance(node, Mapping):
         for key, child in node.items():
             yield from _walk(child, (*keys, key))
-    else:
+    elif node is not None:
         yield keys, node
