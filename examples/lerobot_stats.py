@@ -1,0 +1,211 @@
+"""Statistics of states and actions, and a normalization by them that does not blow up."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+Mode = Literal["quantile", "zscore"]
+
+_BOUND = 10.0  # normalized values lie within +-_BOUND
+_SAMPLE = 100_000  # frames kept for the quantiles, which are exact up to here
+
+
+@dataclasses.dataclass(frozen=True)
+class Stats:
+    """Statistics of one key, float64 of shape `[d]` each; `count` is the number of frames."""
+
+    mean: Float[np.ndarray, " d"]
+    std: Float[np.ndarray, " d"]
+    min: Float[np.ndarray, " d"]
+    max: Float[np.ndarray, " d"]
+    q01: Float[np.ndarray, " d"]
+    q99: Float[np.ndarray, " d"]
+    count: int
+
+    @classmethod
+    def of(cls, values: Float[np.ndarray, "n d"]) -> Stats:
+        """The statistics of an array.
+
+        >>> stats = Stats.of(np.array([[0.0, 5.0], [1.0, 5.0]]))
+        >>> stats.mean.tolist(), stats.still.tolist()
+        ([0.5, 5.0], [False, True])
+        """
+        builder = StatsBuilder()
+        builder.add(values)
+        return builder.build()
+
+    @property
+    def still(self) -> Bool[np.ndarray, " d"]:
+        """The dimensions that never move, but for rounding."""
+        size = np.maximum(1.0, np.maximum(np.abs(self.min), np.abs(self.max)))
+        return (self.max - self.min) <= 1e-6 * size
+
+    def narrow(self, min_range: float = 1e-2) -> Bool[np.ndarray, " d"]:
+        """The dimensions that move, but whose middle 98 % span less than is safe to divide by."""
+        safe = np.maximum(min_range, (self.max - self.min) / _BOUND * 2)
+        return ~self.still & (self.q99 - self.q01 < safe)
+
+
+class StatsBuilder:
+    """Statistics of arrays that come one by one, so that a dataset need not fit into memory."""
+
+    def __init__(self):
+        self._count = 0
+        self._step = 1
+        self._sample: list[np.ndarray] = []
+
+    def add(self, values: Float[np.ndarray, "n d"]) -> None:
+        """Adds `n` frames."""
+        values = np.asarray(values, np.float64)
+        if not len(values):
+            return
+        mean, square = values.mean(0), values.var(0) * len(values)
+        low, high = values.min(0), values.max(0)
+        if self._count:
+            if len(mean) != len(self._mean):
+                raise ValueError(f"{len(mean)} dimensions, but {len(self._mean)} before")
+            # Chan et al. 1979: the sum of squares around the mean of both parts.
+            total = self._count + len(values)
+            shift = mean - self._mean
+            square = square + self._square + shift**2 * self._count * len(values) / total
+            mean = self._mean + shift * len(values) / total
+            low, high = np.minimum(low, self._low), np.maximum(high, self._high)
+        self._mean, self._square, self._low, self._high = mean, square, low, high
+        # Every step-th frame of all that came, counted through.
+        self._sample.append(values[-self._count % self._step :: self._step])
+        self._count += len(values)
+        if sum(map(len, self._sample)) > _SAMPLE:
+            self._sample = [np.concatenate(self._sample)[::2]]
+            self._step *= 2
+
+    def build(self) -> Stats:
+        """The statistics of everything that was added; `ValueError` where nothing was."""
+        if not self._count:
+            raise ValueError("no frames, so no statistics; select at least one episode")
+        q01, q99 = np.quantile(np.concatenate(self._sample), [0.01, 0.99], axis=0)
+        std = np.sqrt(self._square / self._count)
+        return Stats(self._mean, std, self._low, self._high, q01, q99, self._count)
+
+
+def pool(parts: Sequence[Stats]) -> Stats:
+    """The statistics of several datasets together.
+
+    The quantiles are the outermost of the parts, so that each part's middle 98 % stay inside.
+
+    >>> both = pool([Stats.of(np.zeros((1, 1))), Stats.of(np.ones((3, 1)))])
+    >>> both.mean.tolist(), both.count
+    ([0.75], 4)
+    """
+    count = sum(part.count for part in parts)
+    weight = np.array([[part.count / count] for part in parts])
+    mean = (weight * [part.mean for part in parts]).sum(0)
+    square = [part.std**2 + (part.mean - mean) ** 2 for part in parts]
+    return Stats(
+        mean=mean,
+        std=np.sqrt((weight * square).sum(0)),
+        min=np.min([part.min for part in parts], axis=0),
+        max=np.max([part.max for part in parts], axis=0),
+        q01=np.min([part.q01 for part in parts], axis=0),
+        q99=np.max([part.q99 for part in parts], axis=0),
+        count=count,
+    )
+
+
+def normalize(
+    values: Float[np.ndarray, "*b d"],
+    stats: Stats,
+    mode: Mode = "quantile",
+    *,
+    min_range: float = 1e-2,
+) -> Float[np.ndarray, "*b d"]:
+    """Brings `values` to about [-1, 1] (`"quantile"`) or unit variance (`"zscore"`).
+
+    A dimension that never moved becomes 0. One whose range is tiny is divided by `min_range`
+    instead, and nothing leaves +-10: the data of the statistics lies within by itself, and what is
+    farther away is cut off.
+
+    Args:
+        values: Raw states or actions.
+        stats: Their statistics.
+        mode: From the 1 % and 99 % quantiles, or from mean and standard deviation.
+        min_range: The smallest range that is stretched to [-1, 1], in the data's own unit.
+
+    >>> stats = Stats.of(np.array([[0.0], [1e-3]]))
+    >>> bool(abs(normalize(np.array([[-1.6]]), stats)).max() <= 10)
+    True
+    """
+    center, scale = _affine(stats, mode, min_range)
+    safe = np.where(scale > 0, scale, 1)
+    result = np.where(scale > 0, (values - center) / safe, 0)
+    return np.clip(result, -_BOUND, _BOUND).astype(values.dtype)
+
+
+def unnormalize(
+    values: Float[np.ndarray, "*b d"],
+    stats: Stats,
+    mode: Mode = "quantile",
+    *,
+    min_range: float = 1e-2,
+) -> Float[np.ndarray, "*b d"]:
+    """The inverse of `normalize`; a dimension that never moved gets its constant value.
+
+    >>> stats = Stats.of(np.array([[0.0, 7.0], [1.0, 7.0]]))
+    >>> unnormalize(np.array([[1.0, 0.3]]), stats).round(2).tolist()
+    [[0.99, 7.0]]
+    """
+    center, scale = _affine(stats, mode, min_range)
+    return (values * scale + center).astype(values.dtype)
+
+
+def _affine(
+    stats: Stats, mode: Mode, min_range: float
+) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
+    """Center and scale; the scale is 0 where the dimension never moves."""
+    if mode == "quantile":
+        center, scale = (stats.q01 + stats.q99) / 2, (stats.q99 - stats.q01) / 2
+    elif mode == "zscore":
+        center, scale = stats.mean, stats.std
+    else:
+        raise ValueError(f"mode must be 'quantile' or 'zscore', got {mode!r}")
+    # The second bound is for outliers: a gripper that moves in 1 % of the frames has a tiny
+    # quantile range and yet a large one, and must not come out as thousands.
+    floor = np.maximum(min_range / 2, (stats.max - stats.min) / _BOUND)
+    center = np.where(stats.still, (stats.min + stats.max) / 2, center)
+    return center, np.where(stats.still, 0.0, np.maximum(scale, floor))
+
+
+def save_stats(path: str | os.PathLike[str], stats: Mapping[str, Stats]) -> None:
+    """Writes statistics as JSON, to keep beside a checkpoint: inference needs the same ones."""
+    content = {
+        key: {
+            name: value.tolist() if isinstance(value, np.ndarray) else value
+            for name, value in dataclasses.asdict(part).items()
+        }
+        for key, part in stats.items()
+    }
+    Path(path).write_text(json.dumps({"norm_stats": content}, indent=2), encoding="utf-8")
+
+
+def load_stats(path: str | os.PathLike[str]) -> dict[str, Stats]:
+    """Reads what `save_stats` wrote; `ValueError` where it is something else."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))["norm_stats"]
+        return {
+            key: Stats(
+                count=part["count"],
+                **{n: np.array(v, np.float64) for n, v in part.items() if n != "count"},
+            )
+            for key, part in content.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is not a file of save_stats ({error!r}); write it anew"
+        ) from error
