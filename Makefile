@@ -25,7 +25,7 @@ endef
 	$(call make_venv,.venv-oldest,constraints/oldest.txt)
 
 demo: .venv/.done  ## Train without and with task conditioning; print and plot the difference. DATA=path: on your dataset.
-	.venv/bin/python -m examples.demo $(if $(DATA),--data $(DATA))
+	.venv/bin/python -m examples.pi0.demo $(if $(DATA),--data $(DATA))
 
 quickstart: .venv/.done  ## The same for the policy of examples/quickstart.py, on states and actions alone.
 	.venv/bin/python -m examples.quickstart $(if $(DATA),--data $(DATA))

@@ -11,7 +11,6 @@ import dataclasses
 import itertools
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -51,10 +50,8 @@ class Experiment:
     """A policy to compare with and without tasks, and how to train it.
 
     Attributes:
-        make_policy: `make_policy(frame, num_tasks, rngs)`: a module for frames like this one.
+        make_policy: `make_policy(num_tasks, rngs)`.
         compute_loss: `compute_loss(policy, rng, batch, task_id)`: `[b, horizon]`.
-        cameras: Keys of the cameras to read; `None` reads all, `()` none.
-        horizon: Actions in a chunk.
         batch_size: Frames in a batch.
         base_steps: Steps without task ids.
         task_steps: Steps with them.
@@ -64,10 +61,8 @@ class Experiment:
             that have at least `actions`, `action_is_pad` and `task_id`.
     """
 
-    make_policy: Callable[[Batch, int, nnx.Rngs], Any]
+    make_policy: Callable[[int, nnx.Rngs], Any]
     compute_loss: Callable[[Any, Array, Batch, Any], Float[Array, "b h"]]
-    cameras: tuple[str, ...] | None = ()
-    horizon: int = 16
     batch_size: int = 64
     base_steps: int = 600
     task_steps: int = 600
@@ -85,16 +80,16 @@ def run(experiment: Experiment, data: LeRobotData, out: Path) -> tuple[TaskConfu
     """
     out.mkdir(parents=True, exist_ok=True)
     train, validation = hold_out(data)
-    vocabulary, frame = data.vocabulary, data[0]
+    vocabulary = data.vocabulary
     vocabulary.save(out / "tasks.json")
 
-    base = experiment.make_policy(frame, 0, nnx.Rngs(0))
+    base = experiment.make_policy(0, nnx.Rngs(0))
     finished = _train(experiment, base, train, False, out / "base")
     if not finished:
         return ()
     before = evaluate(experiment, base, validation, len(vocabulary))
 
-    conditioned = experiment.make_policy(frame, len(vocabulary), nnx.Rngs(1))
+    conditioned = experiment.make_policy(len(vocabulary), nnx.Rngs(1))
     released = ocp.PyTreeCheckpointer().restore((out / "base" / "params").resolve())
     console.print("merging the base checkpoint into the conditioned policy")
     console.print(str(merge_into(conditioned, released)), highlight=False)
@@ -213,24 +208,40 @@ def _draw_matrix(axis: Any, confusion: TaskConfusion, used: Any, names: Any, tit
     return image
 
 
-def main(experiment: Experiment, name: str) -> None:
-    """The command line of an experiment: `--data`, `--out`."""
-    parser = argparse.ArgumentParser(description=run.__doc__)
+def main(
+    make_experiment: Callable[[LeRobotData, Path], Experiment],
+    *,
+    name: str,
+    horizon: int = 16,
+    cameras: tuple[str, ...] | None = (),
+) -> None:
+    """The command line of an experiment: `--data`, `--out`.
+
+    Args:
+        make_experiment: `make_experiment(data, out)`, for a dataset and the folder of its results.
+        name: Results go to `runs/name` unless told otherwise.
+        horizon: Actions in a chunk.
+        cameras: Keys of the cameras to read; `None` reads all.
+    """
+    parser = argparse.ArgumentParser(description=f"{__doc__}".splitlines()[0])
     parser.add_argument("--data", type=Path, help="a LeRobot dataset; by default one is generated")
     parser.add_argument("--out", type=Path, default=Path("runs") / name, help="where results go")
     args = parser.parse_args()
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        root = args.data or write_demo_dataset(
-            Path(folder) / "demo", video=experiment.cameras != ()
-        )
-        cameras = experiment.cameras
-        data = LeRobotData(root, horizon=experiment.horizon, cameras=cameras)
-        console.print(str(data.report), highlight=False, soft_wrap=True)
-        results = run(experiment, data, args.out)
+    root = args.data or _demo_dataset(args.out, video=cameras is None)
+    data = LeRobotData(root, horizon=horizon, cameras=cameras)
+    console.print(str(data.report), highlight=False, soft_wrap=True)
+    results = run(make_experiment(data, args.out), data, args.out)
     console.print(f"{time.monotonic() - began:.0f} s; checkpoints and plot in {args.out}")
     if len(results) < 2:
         sys.exit(130)  # as a shell calls a Ctrl-C
+
+
+def _demo_dataset(out: Path, video: bool) -> Path:
+    """The generated dataset, anew: it stays beside the results, to sample from."""
+    root = out / "dataset"
+    shutil.rmtree(root, ignore_errors=True)
+    return write_demo_dataset(root, video=video)
 
 
 def _train(experiment: Experiment, policy: Any, data: Any, use_tasks: bool, path: Path) -> bool:

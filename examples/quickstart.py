@@ -9,12 +9,16 @@ another. `--data path/to/dataset` does the same on the states and actions of a L
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from examples.experiment import Experiment, main
+from examples.lerobot_data import LeRobotData
 from taskcond import TaskConditioner  # 1 of 3
 
 
@@ -95,11 +99,14 @@ def sincos(time: Float[Array, " b"], width: int) -> Float[Array, "b d"]:
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
-def make_policy(frame: dict, num_tasks: int, rngs: nnx.Rngs) -> Policy:
-    """A policy for frames like this one."""
+def make_experiment(data: LeRobotData, out: Path) -> Experiment:
+    """Trains this policy on states and actions of a dataset."""
+    del out
+    frame = data[0]
     horizon, action_dim = frame["actions"].shape
-    return Policy(len(frame["state"]), action_dim, horizon, num_tasks, rngs)
+    make_policy = partial(Policy, len(frame["state"]), action_dim, horizon)
+    return Experiment(make_policy, Policy.compute_loss)
 
 
 if __name__ == "__main__":
-    main(Experiment(make_policy, Policy.compute_loss), name="quickstart")
+    main(make_experiment, name="quickstart")

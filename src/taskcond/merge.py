@@ -297,7 +297,7 @@ def plan_merge(
 
 
 def take_rows(
-    table: Any, rows: Sequence[int], new_rows: str | int, target: Any
+    table: Any, rows: Rows, new_rows: str | int, target: Any
 ) -> Shaped[np.ndarray, "tasks d"]:
     """The table whose row `i` is `table[rows[i]]`, or a new one where that is `NULL_TASK`.
 

@@ -14,19 +14,16 @@ from examples import experiment as module
 from examples.experiment import Experiment, run, save
 from examples.lerobot_data import LeRobotData
 from examples.lerobot_write import write_demo_dataset
-from examples.quickstart import make_policy
+from examples.quickstart import Policy
 from examples.training import fit
 from taskcond import TaskConditioner, TaskVocabulary, merge_into
-
-FRAME = {"state": np.zeros(4, np.float32), "actions": np.zeros((8, 4), np.float32)}
 
 
 class Tiny(nnx.Module):
     """A policy that compiles in no time."""
 
-    def __init__(self, frame, num_tasks, rngs):
-        self.features = frame["actions"].shape
-        width = int(np.prod(self.features))
+    def __init__(self, num_tasks, rngs):
+        width = 8 * 4  # horizon, action_dim
         self.task_embeddings = TaskConditioner(num_tasks, width, rngs=rngs)
         self.out = nnx.Linear(width, width, rngs=rngs)
 
@@ -37,9 +34,7 @@ class Tiny(nnx.Module):
         return jnp.mean((velocity - (noise - batch["actions"])) ** 2, axis=-1)
 
 
-TINY = Experiment(
-    Tiny, Tiny.compute_loss, horizon=8, base_steps=3, task_steps=3, batch_size=16, draws=2
-)
+TINY = Experiment(Tiny, Tiny.compute_loss, base_steps=3, task_steps=3, batch_size=16, draws=2)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +67,7 @@ def interrupted(iterator, after):
 
 
 def test_training_lowers_the_loss_and_repeats_to_the_bit():
-    models = [Tiny(FRAME, 0, nnx.Rngs(0)) for _ in range(2)]
+    models = [Tiny(0, nnx.Rngs(0)) for _ in range(2)]
     batch, rng = next(batches()), jax.random.key(0)
     before = loss(models[0], rng, batch)
     for model in models:
@@ -82,11 +77,11 @@ def test_training_lowers_the_loss_and_repeats_to_the_bit():
 
 
 def test_an_interrupt_leaves_the_weights_of_the_last_finished_step():
-    stopped, again = (Tiny(FRAME, 0, nnx.Rngs(0)) for _ in range(2))
+    stopped, again = (Tiny(0, nnx.Rngs(0)) for _ in range(2))
     assert fit(stopped, loss, interrupted(batches(), 2), steps=5, learning_rate=1e-2) == 2
     assert fit(again, loss, interrupted(batches(), 2), steps=5, learning_rate=1e-2) == 2
     jax.tree.map(np.testing.assert_array_equal, weights(stopped), weights(again))
-    fresh = weights(Tiny(FRAME, 0, nnx.Rngs(0)))
+    fresh = weights(Tiny(0, nnx.Rngs(0)))
     assert not np.array_equal(fresh["out"]["kernel"], weights(stopped)["out"]["kernel"])
 
 
@@ -98,7 +93,7 @@ def test_without_ids_a_policy_is_at_chance_and_everything_is_written(data, tmp_p
     assert TaskVocabulary.load(tmp_path / "tasks.json") == data.vocabulary
     assert (tmp_path / "confusion.png").stat().st_size > 10_000
     restored = ocp.PyTreeCheckpointer().restore((tmp_path / "conditioned" / "params").resolve())
-    report = merge_into(Tiny(data[0], 3, nnx.Rngs(9)), restored)
+    report = merge_into(Tiny(3, nnx.Rngs(9)), restored)
     assert not report.kept
     assert not report.dropped
 
@@ -117,11 +112,11 @@ def test_ctrl_c_leaves_a_checkpoint_that_loads(data, tmp_path, stage, kept):
     for name in kept:
         restored = ocp.PyTreeCheckpointer().restore((tmp_path / name / "params").resolve())
         num_tasks = 3 if name == "conditioned" else 0
-        merge_into(Tiny(data[0], num_tasks, nnx.Rngs(1)), restored)
+        merge_into(Tiny(num_tasks, nnx.Rngs(1)), restored)
 
 
 def test_saving_replaces_an_older_checkpoint_whole(tmp_path):
-    first, second = (Tiny(FRAME, 0, nnx.Rngs(seed)) for seed in (0, 1))
+    first, second = (Tiny(0, nnx.Rngs(seed)) for seed in (0, 1))
     save(first, tmp_path / "p")
     save(second, tmp_path / "p")
     restored = ocp.PyTreeCheckpointer().restore(tmp_path / "p" / "params")
@@ -131,7 +126,7 @@ def test_saving_replaces_an_older_checkpoint_whole(tmp_path):
 
 
 def test_the_quickstart_policy_equals_its_base_where_the_table_is_zero():
-    base, model = (make_policy(FRAME, n, nnx.Rngs(n)) for n in (0, 3))
+    base, model = (Policy(4, 4, 8, n, nnx.Rngs(n)) for n in (0, 3))
     merge_into(model, nnx.state(base, nnx.Param))
     table = {"task_embeddings": {"embedding": jnp.zeros((3, 96))}}
     merge_into(model, table, keep=".*")

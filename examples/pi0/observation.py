@@ -1,0 +1,111 @@
+"""`Observation`: what the policy sees, as a pytree, and what has to be true of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from examples.pi0.config import Pi0Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Observation:
+    """One observation, or a batch of them: every array starts with the same axes `*b`.
+
+    Attributes:
+        images: By camera: float32 `[*b, image_size, image_size, 3]` in `[-1, 1]`.
+        image_masks: By camera: bool `[*b]`, false where there is no such picture.
+        state: `[*b, action_dim]`, normalized and zero-padded.
+        tokenized_prompt: Token ids `[*b, max_token_len]`.
+        tokenized_prompt_mask: Bool of the same shape, false on padding.
+        task_id: `[*b]`, `taskcond.NULL_TASK` or in `[0, num_tasks)`; may be `None` where
+            `num_tasks=0`.
+    """
+
+    # "..." and not "*b": that the leading axes agree is `check_observation`'s to say, with a fix.
+    images: Mapping[str, Float[Array | np.ndarray, "... _height _width _rgb"]]
+    image_masks: Mapping[str, Bool[Array | np.ndarray, "..."]]
+    state: Float[Array | np.ndarray, "... action_dim"]
+    tokenized_prompt: Int[Array | np.ndarray, "... _length"]
+    tokenized_prompt_mask: Bool[Array | np.ndarray, "... _length"]
+    task_id: Any = None
+
+    def replace(self, **changes: Any) -> Observation:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Observation))
+
+
+def _unflatten(_: None, children: Any) -> Observation:
+    # Past __init__, and so past the check of its types: JAX also puts shapes and markers in here.
+    observation = object.__new__(Observation)
+    observation.__dict__.update(zip(_FIELDS, children, strict=True))
+    return observation
+
+
+jax.tree_util.register_pytree_with_keys(
+    Observation,
+    lambda o: ([(jax.tree_util.GetAttrKey(name), getattr(o, name)) for name in _FIELDS], None),
+    _unflatten,
+)
+
+
+def check_observation(config: Pi0Config, observation: Observation) -> tuple[int, ...]:
+    """Returns the leading axes `*b` of an observation that fits `config`.
+
+    Raises:
+        ValueError: Cameras, shapes or leading axes that do not fit; it says what would.
+        TypeError: Pictures that are not floating point.
+    """
+    batch = jnp.shape(observation.state)[:-1]
+    for name in ("images", "image_masks"):
+        _check_cameras(name, getattr(observation, name), config.image_keys)
+    picture = (*batch, config.image_size, config.image_size, 3)
+    for key in config.image_keys:
+        image = observation.images[key]
+        check_shape(f"images[{key!r}]", image, picture, "resize with padding to image_size")
+        if not jnp.issubdtype(image.dtype, jnp.floating):
+            raise TypeError(
+                f"images[{key!r}] must be float32 in [-1, 1], got {image.dtype}; "
+                "turn bytes into it with image / 127.5 - 1"
+            )
+        check_shape(f"image_masks[{key!r}]", observation.image_masks[key], batch, "one flag each")
+    check_shape("state", observation.state, (*batch, config.action_dim), "zero-pad to action_dim")
+    length = jnp.shape(observation.tokenized_prompt)[-1:]
+    for name in ("tokenized_prompt", "tokenized_prompt_mask"):
+        fix = "the leading axes must be those of state, and prompt and mask equally long"
+        check_shape(name, getattr(observation, name), (*batch, *length), fix)
+    if config.num_tasks and observation.task_id is not None:
+        # Before anything is reshaped: [b, 1] ids would otherwise pass for [b].
+        check_shape("task_id", observation.task_id, batch, "one id for each observation")
+    return batch
+
+
+def check_shape(name: str, array: Any, shape: tuple[int, ...], fix: str) -> None:
+    """Raises `ValueError` naming the fix unless `array` has this shape.
+
+    >>> check_shape("state", jnp.zeros((2, 7)), (2, 32), "zero-pad to action_dim")
+    Traceback (most recent call last):
+    ...
+    ValueError: state has shape (2, 7), expected (2, 32): zero-pad to action_dim
+    """
+    if jnp.shape(array) != shape:
+        raise ValueError(f"{name} has shape {jnp.shape(array)}, expected {shape}: {fix}")
+
+
+def _check_cameras(name: str, given: Mapping[str, Any], wanted: tuple[str, ...]) -> None:
+    missing, extra = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
+    if missing or extra:
+        raise ValueError(
+            f"{name} must have the keys {list(wanted)}; missing: {missing}, unknown: {extra}. "
+            "Give a camera that you do not have a black picture and a false mask, or set "
+            "Pi0Config.image_keys"
+        )

@@ -1,0 +1,49 @@
+"""Equal layers as one module with a leading depth axis, run by one scan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array
+
+Layer = TypeVar("Layer", bound=nnx.Module)
+
+
+def stack(make: Callable[[nnx.Rngs], Layer], depth: int, rngs: nnx.Rngs) -> Layer:
+    """Makes `depth` layers; each parameter of the result has them along its first axis.
+
+    >>> layers = stack(lambda rngs: nnx.Linear(2, 3, rngs=rngs), 4, nnx.Rngs(0))
+    >>> layers.kernel.shape
+    (4, 2, 3)
+    """
+    return nnx.split_rngs(splits=depth)(nnx.vmap(make, in_axes=0))(rngs)
+
+
+def scan(layers: Layer, step: Callable[[Layer, Any, Any], tuple[Any, Any]], carry: Any, xs: Any):
+    """`carry, y = step(layer, carry, x)` through all layers; returns the last carry, stacked ys.
+
+    What a layer computes is not kept for the backward pass but computed again: memory then grows
+    with one activation a layer.
+    """
+    graph, state = nnx.split(layers)
+
+    @jax.checkpoint
+    def body(carry: Any, inputs: Any):
+        layer_state, x = inputs
+        return step(nnx.merge(graph, layer_state), carry, x)
+
+    return jax.lax.scan(body, carry, (state, xs))
+
+
+def map_layers(layers: Layer, function: Callable[[Layer, Any], Any], x: Array) -> Any:
+    """`function(layer, x)` of all layers at once, stacked; a dense layer becomes one product."""
+    graph, state = nnx.split(layers)
+    depth = len(jax.tree.leaves(state)[0])
+    # `x` once for each layer, though it is the same: were only the weights batched, XLA would
+    # transpose them, which on a CPU takes several times as long as the product.
+    x = jnp.broadcast_to(x, (depth, *x.shape))
+    return jax.vmap(lambda layer, x: function(nnx.merge(graph, layer), x))(state, x)

@@ -1,0 +1,223 @@
+"""The prompt, from text to token ids, in the formats that π0 and π0.5 were trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import os
+import re
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sentencepiece
+from etils import epath
+from jaxtyping import Bool, Float, Int, Integer
+
+from examples.pi0.config import Pi0Config
+from taskcond import NULL_TASK
+from taskcond.ids import check_ids
+
+StrPath = str | os.PathLike[str]
+
+_BINS = 256
+_EDGES = np.linspace(-1, 1, _BINS + 1)[:-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    r"""Prompts as token ids, by a SentencePiece model.
+
+    π0 reads `{prompt}\n`; π0.5 reads `Task: {prompt}, State: {numbers of the bins};\nAction: `.
+    Pickles as its settings: each process reads the model when it first needs it.
+
+    Args:
+        path: The SentencePiece model, local or what etils reads; the released weights need
+            `paligemma_tokenizer.model`.
+        max_token_len: Tokens that a prompt is padded to or cut to.
+        discrete_state: Whether the state is part of the prompt, which is π0.5's format.
+        task_prefix: Whether the prompt begins with the task's number, as in
+            `[01] pick up the radio`.
+        num_tasks: How many tasks there are; decides how many digits a prefix has.
+
+    Raises:
+        FileNotFoundError: No such file; it says where the released one is published.
+        ValueError: `task_prefix` without `num_tasks`.
+
+    >>> import tempfile
+    >>> path = train_tokenizer(Path(tempfile.mkdtemp(), "tiny.model"), ["pick up the radio"])
+    >>> tokenizer = Tokenizer(path, max_token_len=20, discrete_state=True)
+    >>> tokenizer.prompt("pick up\nthe radio ", np.array([-1.0, 0.0, 1.0]))
+    'Task: pick up the radio, State: 0 128 255;\nAction: '
+    >>> tokens, mask = tokenizer("pick up the radio", np.array([-1.0, 0.0, 1.0]))
+    >>> tokens.shape, int(mask.sum())
+    ((20,), 19)
+    """
+
+    path: StrPath
+    max_token_len: int = 48
+    discrete_state: bool = False
+    task_prefix: bool = False
+    num_tasks: int = 0
+
+    def __post_init__(self) -> None:
+        if not epath.Path(self.path).is_file():
+            raise FileNotFoundError(
+                f"no tokenizer model at {self.path}; fetch paligemma_tokenizer.model, which is "
+                "published in the public Google Cloud bucket big_vision, with `gcloud storage cp "
+                f"gs://big_vision/paligemma_tokenizer.model {self.path}`, and pass its path"
+            )
+        if self.task_prefix and self.num_tasks < 1:
+            raise ValueError("task_prefix=True needs num_tasks=..., how many tasks there are")
+
+    @classmethod
+    def for_config(cls, config: Pi0Config, path: StrPath, **settings: Any) -> Tokenizer:
+        """The tokenizer of a model; `settings` are fields to set otherwise.
+
+        `task_prefix=True` is one; for a model without a task table, with `num_tasks=...`.
+        """
+        fields = {
+            "max_token_len": config.max_token_len,
+            "discrete_state": config.pi05,
+            "num_tasks": config.num_tasks,
+        }
+        return cls(path, **{**fields, **settings})
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens the SentencePiece model knows; all ids are below."""
+        return self._processor.vocab_size()
+
+    def __call__(
+        self,
+        prompt: str,
+        state: Float[np.ndarray, " s"] | None = None,
+        task_id: int | np.integer | None = None,
+    ) -> tuple[Int[np.ndarray, " length"], Bool[np.ndarray, " length"]]:
+        """Tokens, int32 of `max_token_len`, and a mask that is false on padding.
+
+        Args:
+            prompt: What to do.
+            state: Normalized to [-1, 1] and not padded; needed with `discrete_state` alone.
+            task_id: The model's, needed with `task_prefix` alone. `NULL_TASK` has no prefix.
+
+        Warns:
+            UserWarning: A prompt is too long and is cut; only the first time.
+
+        Raises:
+            ValueError: State or task id is needed and missing, or the id is out of range.
+        """
+        ids = self._encode(self.prompt(prompt, state, task_id))
+        if len(ids) > self.max_token_len:
+            self._warn_once(len(ids), prompt)
+            ids = ids[: self.max_token_len]
+        tokens = np.zeros(self.max_token_len, np.int32)
+        tokens[: len(ids)] = ids
+        return tokens, np.arange(self.max_token_len) < len(ids)
+
+    def prompt(
+        self,
+        prompt: str,
+        state: Float[np.ndarray, " s"] | None = None,
+        task_id: int | np.integer | None = None,
+    ) -> str:
+        """The text that is tokenized; see `__call__`."""
+        text = re.sub("[_\n]", " ", prompt.strip())
+        if self.task_prefix:
+            text = self._prefix(task_id) + text
+        if not self.discrete_state:
+            return f"{text}\n"
+        if state is None:
+            raise ValueError("the prompt of π0.5 holds the state: pass state, normalized")
+        numbers = " ".join(map(str, discretize(state).tolist()))
+        return f"Task: {text}, State: {numbers};\nAction: "
+
+    def _prefix(self, task_id: int | np.integer | None) -> str:
+        if task_id is None:
+            raise ValueError("task_prefix=True: pass task_id, or taskcond.NULL_TASK for no prefix")
+        check_ids(np.asarray(task_id), self.num_tasks)
+        digits = max(2, len(str(self.num_tasks - 1)))
+        return "" if task_id == NULL_TASK else f"[{task_id:0{digits}d}] "
+
+    def _encode(self, text: str) -> list[int]:
+        if self.discrete_state:
+            return self._processor.encode(text, add_bos=True)
+        # The newline, which asks for the answer, is never part of another token.
+        return self._processor.encode(text[:-1], add_bos=True) + self._processor.encode("\n")
+
+    @functools.cached_property
+    def _processor(self) -> Any:
+        processor = sentencepiece.SentencePieceProcessor()
+        try:
+            processor.LoadFromSerializedProto(epath.Path(self.path).read_bytes())
+        except RuntimeError as error:
+            raise ValueError(
+                f"{self.path} is not a SentencePiece model, or is incomplete; fetch it again"
+            ) from error
+        return processor
+
+    def _warn_once(self, length: int, prompt: str) -> None:
+        if "_warned" in self.__dict__:
+            return
+        object.__setattr__(self, "_warned", True)
+        warnings.warn(
+            f"a prompt of {length} tokens is cut to max_token_len={self.max_token_len}; raise that "
+            f"in Pi0Config, or shorten {prompt!r}. Later ones are cut without a word",
+            stacklevel=3,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+def discretize(state: Float[np.ndarray, " s"]) -> Integer[np.ndarray, " s"]:
+    """The number of the bin of each value: 256 equal bins of [-1, 1].
+
+    >>> discretize(np.array([-1.0, 0.0, 0.999, 3.0, -3.0])).tolist()
+    [0, 128, 255, 255, -1]
+    """
+    # What lies below -1 is bin -1, and not 0: so the released weights have read it.
+    return np.digitize(state, _EDGES) - 1
+
+
+def train_tokenizer(path: StrPath, sentences: Iterable[str], vocab_size: int = 1024) -> Path:
+    """Trains a tiny SentencePiece model, for demos and tests, and returns where it was written.
+
+    Texts other than `sentences` are tokenized too, if need be byte by byte. The number of a bin is
+    a single token, so that long states make short prompts. The same sentences give the same file.
+
+    Args:
+        path: Where to write it.
+        sentences: Prompts; the fixed parts of the formats are added.
+        vocab_size: At most so many tokens.
+    """
+    numbers = [f" {number}" for number in range(-1, _BINS)]
+    fixed = ["Task: , State: ", "Action: ", *(f"[{number:02d}] " for number in range(10))]
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([*sentences, *fixed, *numbers]),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=vocab_size,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        character_coverage=1.0,
+        # As PaliGemma's: text is taken as it is, and ids 0 to 3 have these meanings.
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        user_defined_symbols=["\n"],
+        pad_id=0,
+        eos_id=1,
+        bos_id=2,
+        unk_id=3,
+        num_threads=1,
+        minloglevel=2,
+    )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(model.getvalue())
+    return path
