@@ -47,8 +47,8 @@ format: .venv/.done  ## Format the code.
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-bench: .venv/.done  ## Run every benchmark; writes benchmarks/RESULTS.md.
-	.venv/bin/python -m benchmarks
+bench: .venv/.done  ## Measure the overhead.
+	.venv/bin/python -m benchmarks.overhead
 
 docs: .venv/.done  ## Build the documentation into docs/_build.
 	.venv/bin/sphinx-build -W -q -b html docs docs/_build

@@ -46,7 +46,7 @@ def make_config(data: LeRobotData, num_tasks: int) -> Pi0Config:
 
 
 def make_experiment(data: LeRobotData, out: Path) -> Experiment:
-    """The experiment on a dataset; leaves in `out` what `examples.pi0.sample` needs."""
+    """The experiment on a dataset."""
     config = make_config(data, len(data.vocabulary))
     path = train_tokenizer(out / "tokenizer.model", [PROMPT])
     tokenizer = Tokenizer.for_config(config, path)
