@@ -90,19 +90,19 @@ class Pi0(nnx.Module):
     # Where time and task come in.
 
     def time_embedding(
-        self, time: Float[Array, "*b"], task_id: Any = None, dropout_rng: Array | None = None
+        self, time: Float[ArrayLike, "*b"], task_id: Any = None, dropout_rng: Array | None = None
     ) -> Float[Array, "*b d"]:
         """Embeds the flow-matching time and adds the task.
 
         **The task enters here**, before any MLP, and nowhere else. From here it reaches every
         action token: in π0.5 by all adaptive norms, in π0 by `action_time_mlp_in`.
         """
-        time_emb = sincos(time, self.config.action_expert.width)
+        time_emb = sincos(jnp.asarray(time), self.config.action_expert.width)
         rngs = None if dropout_rng is None else nnx.Rngs(dropout=dropout_rng)
         return self.task_embeddings(time_emb, task_id, deterministic=rngs is None, rngs=rngs)
 
     def adarms_cond(
-        self, time: Float[Array, "*b"], task_id: Any = None, dropout_rng: Array | None = None
+        self, time: Float[ArrayLike, "*b"], task_id: Any = None, dropout_rng: Array | None = None
     ) -> Float[Array, "*b d"]:
         """The condition of π0.5's adaptive norms: the time embedding through two dense layers."""
         time_emb = self.time_embedding(time, task_id, dropout_rng)
