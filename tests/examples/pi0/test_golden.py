@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 import taskcond
-from examples.pi0.model import LoRAConfig, Observation, Pi0, Pi0Config
+from examples.pi0.model import Observation, Pi0, Pi0Config
 from taskcond.trees import flatten
 
 GOLDEN = Path(__file__).parents[2] / "data/golden"
