@@ -1,13 +1,15 @@
 """Before and after: does a policy stop confusing tasks once it is conditioned on them?
 
 A base policy is trained without task ids and saved; its checkpoint is merged into a conditioned
-one, which is fine-tuned. For both: the loss of every task, and the task confusion matrix.
+one, which is trained on with ids. The base is trained on as long without them, so that ids are all
+that the two differ in. For both: the loss of every task, and the task confusion matrix.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import shutil
 import sys
@@ -53,8 +55,8 @@ class Experiment:
         make_policy: `make_policy(num_tasks, rngs)`.
         compute_loss: `compute_loss(policy, rng, batch, task_id)`: `[b, horizon]`.
         batch_size: Frames in a batch.
-        base_steps: Steps without task ids.
-        task_steps: Steps with them.
+        base_steps: Steps of the base policy, without task ids.
+        task_steps: Steps from there on: of one policy with ids, of the other without.
         learning_rate: Its peak, in both.
         draws: How many times noise and time are drawn for each validation frame.
         make_loader: `make_loader(data, batch_size=..., num_epochs=...)`: batches for `compute_loss`
@@ -72,20 +74,24 @@ class Experiment:
 
 
 def run(experiment: Experiment, data: LeRobotData, out: Path) -> tuple[TaskConfusion, ...]:
-    """Trains both policies; writes `base` and `conditioned` checkpoints and `confusion.png`.
+    """Trains both policies; writes their checkpoints and `confusion.png`.
+
+    `out/base` holds what both start from, `out/without` and `out/conditioned` what they become.
 
     Returns:
-        The confusion of the base policy and of the conditioned one. Of neither, or of the first
-        alone, where Ctrl-C came before.
+        The confusion of the policy without ids and of the conditioned one. Of neither, or of the
+        first alone, where Ctrl-C came before.
     """
     out.mkdir(parents=True, exist_ok=True)
     train, validation = hold_out(data)
     vocabulary = data.vocabulary
     vocabulary.save(out / "tasks.json")
 
+    train_on = functools.partial(_train, experiment, data=train)
     base = experiment.make_policy(0, nnx.Rngs(0))
-    finished = _train(experiment, base, train, False, out / "base")
-    if not finished:
+    if not train_on(base, out / "base", steps=experiment.base_steps, use_tasks=False):
+        return ()
+    if not train_on(base, out / "without", steps=experiment.task_steps, use_tasks=False):
         return ()
     before = evaluate(experiment, base, validation, len(vocabulary))
 
@@ -93,8 +99,8 @@ def run(experiment: Experiment, data: LeRobotData, out: Path) -> tuple[TaskConfu
     released = ocp.PyTreeCheckpointer().restore((out / "base" / "params").resolve())
     console.print("merging the base checkpoint into the conditioned policy")
     console.print(str(merge_into(conditioned, released)), highlight=False)
-    finished = _train(experiment, conditioned, train, True, out / "conditioned")
-    if not finished:
+    steps = experiment.task_steps
+    if not train_on(conditioned, out / "conditioned", steps=steps, use_tasks=True):
         return (before,)
     after = evaluate(experiment, conditioned, validation, len(vocabulary))
 
@@ -176,10 +182,11 @@ def plot(
     figure = Figure(figsize=(14, 4.8), layout="constrained")
     axes = figure.subplots(1, 3, width_ratios=[1, 1, 1.1])
     used = np.flatnonzero(after.matrix.sum(1))
+    predicted = np.flatnonzero((before.matrix + after.matrix).any(0))
     names = [_shorten(vocabulary.names[i]) for i in used]
     axes[0].set_ylabel("true task")
-    _draw_matrix(axes[0], before, used, names, "without task conditioning")
-    image = _draw_matrix(axes[1], after, used, used, "with task conditioning")
+    _draw_matrix(axes[0], before, used, predicted, names, "without task conditioning")
+    image = _draw_matrix(axes[1], after, used, predicted, used, "with task conditioning")
     figure.colorbar(image, ax=axes[1], label="% of the task's frames", shrink=0.8)
     height = 0.38
     for offset, confusion, title in ((-height, before, "without"), (0.0, after, "with")):
@@ -194,12 +201,16 @@ def plot(
     figure.savefig(path, dpi=110)
 
 
-def _draw_matrix(axis: Any, confusion: TaskConfusion, used: Any, names: Any, title: str) -> Any:
-    share = confusion.matrix[np.ix_(used, used)] / confusion.matrix[used].sum(1, keepdims=True)
+def _draw_matrix(
+    axis: Any, confusion: TaskConfusion, used: Any, predicted: Any, names: Any, title: str
+) -> Any:
+    """Of each used task, the share of its frames that is predicted as each id."""
+    rows = confusion.matrix[used]
+    share = rows[:, predicted] / rows.sum(1, keepdims=True)
     image = axis.imshow(100 * share, vmin=0, vmax=100, cmap="Blues")
     axis.set_title(f"{title}: {confusion.accuracy:.1%} right")
     axis.set_xlabel("predicted task")
-    axis.set_xticks(range(len(used)), used)
+    axis.set_xticks(range(len(predicted)), predicted)
     axis.set_yticks(range(len(used)), names)
     for row, column in np.ndindex(share.shape):
         text = f"{100 * share[row, column]:.3g}"
@@ -244,8 +255,10 @@ def _demo_dataset(out: Path, video: bool) -> Path:
     return write_demo_dataset(root, video=video)
 
 
-def _train(experiment: Experiment, policy: Any, data: Any, use_tasks: bool, path: Path) -> bool:
-    steps = experiment.task_steps if use_tasks else experiment.base_steps
+def _train(
+    experiment: Experiment, policy: Any, path: Path, *, data: Any, steps: int, use_tasks: bool
+) -> bool:
+    """Trains and saves, also after a Ctrl-C; returns whether all steps were done."""
     policy.train()
 
     def loss(model: Any, rng: Array, batch: Batch) -> Float[Array, ""]:
@@ -258,7 +271,7 @@ def _train(experiment: Experiment, policy: Any, data: Any, use_tasks: bool, path
         iter(experiment.make_loader(data, batch_size=min(experiment.batch_size, len(data)))),
         steps=steps,
         learning_rate=experiment.learning_rate,
-        label="with task ids" if use_tasks else "without task ids",
+        label=f"{path.name}: {'with' if use_tasks else 'without'} task ids",
     )
     save(policy, path)
     return done == steps

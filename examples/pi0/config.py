@@ -162,7 +162,6 @@ class Pi0Config:
     def __post_init__(self) -> None:
         if self.max_token_len is None:
             object.__setattr__(self, "max_token_len", 200 if self.pi05 else 48)
-        object.__setattr__(self, "image_keys", tuple(self.image_keys))
         object.__setattr__(self, "dtype", jnp.dtype(self.dtype).name)
         _require_positive(
             self, "action_dim", "action_horizon", "max_token_len", "image_size", "vocab_size"
@@ -219,6 +218,8 @@ class Pi0Config:
                 values[name] = _gemma_from_dict(values[name])
         if isinstance(values.get("siglip"), Mapping):
             values["siglip"] = SiglipConfig(**values["siglip"])
+        if "image_keys" in values:
+            values["image_keys"] = tuple(values["image_keys"])  # JSON has lists
         return cls(**values)
 
 

@@ -63,9 +63,9 @@ def make_experiment(data: LeRobotData, out: Path) -> Experiment:
         compute_loss,
         batch_size=32,
         base_steps=300,
-        task_steps=600,
+        task_steps=900,
         learning_rate=3e-3,
-        draws=8,
+        draws=16,
         make_loader=frames.loader,
     )
 

@@ -166,7 +166,7 @@ class Pi0(nnx.Module):
         x_t = time[:, None, None] * noise + (1 - time[:, None, None]) * target
         velocity = self._velocity(observation, x_t, time, dropout_rng if train else None)
         loss = jnp.mean(jnp.square(velocity - (noise - target)), axis=-1)
-        return loss.reshape(*batch, -1)
+        return loss.reshape(*batch, loss.shape[-1])
 
     def _velocity(
         self, observation: Observation, x_t: Array, time: Array, dropout_rng: Array | None = None
@@ -245,7 +245,7 @@ class Pi0(nnx.Module):
         Raises:
             ValueError: `num_steps` below 1, or ids out of range.
         """
-        times = step_times(num_steps)
+        times = step_times(check_num_steps(num_steps))
         ids = None if task_id is None else _rows(task_id, np.ndim(task_id))
         llm = self.PaliGemma.llm
 
@@ -319,8 +319,9 @@ class Pi0(nnx.Module):
         masks = jnp.stack([observation.image_masks[key] for key in keys], axis=1)
         b, cameras, *picture = images.shape
         image_tokens = self.PaliGemma.img(images.reshape(b * cameras, *picture))
-        image_tokens = image_tokens.reshape(b, -1, image_tokens.shape[-1])
-        image_valid = jnp.repeat(masks, image_tokens.shape[1] // cameras, axis=1)
+        patches, width = image_tokens.shape[1:]
+        image_tokens = image_tokens.reshape(b, cameras * patches, width)
+        image_valid = jnp.repeat(masks, patches, axis=1)
         text_tokens = self.PaliGemma.llm.embedder(jnp.asarray(observation.tokenized_prompt))
         tokens = jnp.concatenate([image_tokens, text_tokens], axis=1)
         text_valid = jnp.asarray(observation.tokenized_prompt_mask)

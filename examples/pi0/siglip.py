@@ -53,7 +53,7 @@ class Siglip(nnx.Module):
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b s d"]:
         """Encodes pictures in `[-1, 1]`."""
         patches = self.embedding(images.astype(jnp.float32))
-        x = patches.reshape(len(images), -1, patches.shape[-1]) + self.pos_embedding[...]
+        x = jax.lax.collapse(patches, 1, 3) + self.pos_embedding[...]
         return self.head(self.Transformer(x.astype(self.dtype)))
 
 
