@@ -2,6 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 DATA ?=
 WORKERS ?= 2
+NAMES ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo quickstart test test-oldest lint types format bench docs clean
@@ -47,8 +48,8 @@ format: .venv/.done  ## Format the code.
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-bench: .venv/.done  ## Measure the overhead.
-	.venv/bin/python -m benchmarks.overhead
+bench: .venv/.done  ## Measure, and write benchmarks/RESULTS.md. NAMES=overhead: only that.
+	.venv/bin/python -m benchmarks $(NAMES)
 
 docs: .venv/.done  ## Build the documentation into docs/_build.
 	.venv/bin/sphinx-build -W -q -b html docs docs/_build

@@ -1,0 +1,64 @@
+"""Runs benchmarks and writes their tables into `benchmarks/RESULTS.md`.
+
+python -m benchmarks               all of them
+python -m benchmarks overhead      some; the sections of the others stay as they are
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib
+import os
+import platform
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+SCRIPTS = ("overhead", "train_step", "sampling")
+_SECTION = re.compile(r"^## (\w+)\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+
+
+def section(name: str) -> str:
+    """Runs one benchmark; returns its question, where it ran, and its table."""
+    print(f"--- {name}")
+    module = importlib.import_module(f"benchmarks.{name}")
+    question = f"{module.__doc__}".splitlines()[0]
+    return f"{question}\n\n_{environment()}_\n\n{module.main()}"
+
+
+def environment() -> str:
+    """Date, versions and hardware, in one line."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax", "numpy"))
+    device = jax.devices()[0].device_kind
+    return (
+        f"{datetime.date.today()}; Python {platform.python_version()}, {versions}; "
+        f"{device}, {platform.machine()}, {os.cpu_count()} cores"
+    )
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=f"{__doc__}".splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(SCRIPTS)}")
+    names = parser.parse_args().names or SCRIPTS
+    if unknown := [name for name in names if name not in SCRIPTS]:
+        parser.error(f"no benchmark {unknown}; there are {list(SCRIPTS)}")
+    old = RESULTS.read_text() if RESULTS.exists() else ""
+    sections = {name: text.strip() for name, text in _SECTION.findall(old)}
+    for name in names:
+        sections[name] = section(name)
+        text = "# Results\n\nWritten by `make bench`.\n"
+        text += "".join(
+            f"\n## {name}\n\n{sections[name]}\n" for name in SCRIPTS if name in sections
+        )
+        partial = RESULTS.with_suffix(".partial")
+        partial.write_text(text)
+        partial.rename(RESULTS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""What XLA counts: FLOPs and bytes of a compiled function, its loops unrolled."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from unittest import mock
+
+import jax
+
+
+class Cost(NamedTuple):
+    """Floating-point operations, and bytes read and written."""
+
+    flops: float
+    bytes: float
+
+
+def cost(function: Callable[..., Any], *arguments: Any) -> Cost:
+    """The cost of one call, from XLA's analysis of the compiled function.
+
+    >>> x = jax.numpy.ones((8, 8))
+    >>> cost(lambda x: x @ x, x).flops
+    1024.0
+    """
+    with _unrolled():
+        compiled = jax.jit(function).lower(*arguments).compile()
+    analysis: Any = compiled.cost_analysis()
+    analysis = analysis[0] if isinstance(analysis, list) else analysis  # older releases of jax
+    return Cost(analysis["flops"], analysis["bytes accessed"])
+
+
+@contextmanager
+def _unrolled() -> Iterator[None]:
+    # XLA counts the body of a loop once, however often it runs.
+    scan, fori = jax.lax.scan, jax.lax.fori_loop
+    with (
+        mock.patch.object(jax.lax, "scan", functools.partial(scan, unroll=True)),
+        mock.patch.object(jax.lax, "fori_loop", functools.partial(fori, unroll=True)),
+    ):
+        yield

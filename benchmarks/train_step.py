@@ -1,0 +1,72 @@
+"""What does a training step cost with task conditioning? FLOPs and bytes from XLA."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from benchmarks.counting import Cost, cost
+from examples.pi0.model import GemmaConfig, Observation, Pi0, Pi0Config
+
+BATCH, NUM_TASKS = 8, 50
+_HEADS: dict[str, Any] = {"depth": 8, "num_heads": 8, "num_kv_heads": 1, "head_dim": 64}
+MIDDLE = Pi0Config.small(
+    paligemma=GemmaConfig(width=512, mlp_dim=2048, **_HEADS),
+    action_expert=GemmaConfig(width=512, mlp_dim=2048, **_HEADS),
+)
+
+
+def step_cost(config: Pi0Config) -> Cost:
+    """Of one step: the loss, its gradients, and AdamW."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: Pi0(config, rngs=nnx.Rngs(0))))
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-4))
+
+    def step(state: Any, moments: Any, observation: Observation, actions: Any) -> Any:
+        def loss(state: Any) -> Any:
+            model = nnx.merge(graph, state)
+            return model.compute_loss(jax.random.key(0), observation, actions).mean()
+
+        gradients = jax.grad(loss)(state)
+        updates, moments = optimizer.update(gradients, moments, state)
+        return optax.apply_updates(state, updates), moments
+
+    picture = jnp.zeros((BATCH, config.image_size, config.image_size, 3))
+    assert config.max_token_len is not None
+    observation = Observation(
+        images=dict.fromkeys(config.image_keys, picture),
+        image_masks=dict.fromkeys(config.image_keys, jnp.ones(BATCH, bool)),
+        state=jnp.zeros((BATCH, config.action_dim)),
+        tokenized_prompt=jnp.zeros((BATCH, config.max_token_len), jnp.int32),
+        tokenized_prompt_mask=jnp.ones((BATCH, config.max_token_len), bool),
+        task_id=jnp.zeros(BATCH, jnp.int32) if config.num_tasks else None,
+    )
+    actions = jnp.zeros((BATCH, config.action_horizon, config.action_dim))
+    return cost(step, state, jax.eval_shape(optimizer.init, state), observation, actions)
+
+
+def main() -> str:
+    """Returns and prints the table."""
+    plain, conditioned = (
+        step_cost(MIDDLE),
+        step_cost(dataclasses.replace(MIDDLE, num_tasks=NUM_TASKS)),
+    )
+    lines = [
+        f"One training step, width 512, 8 layers, batch {BATCH}, AdamW:",
+        "",
+        f"| of XLA's count | no tasks | {NUM_TASKS} tasks | ratio |",
+        "|---|---:|---:|---:|",
+    ]
+    for name, a, b in zip(Cost._fields, plain, conditioned, strict=True):
+        lines.append(f"| {name} | {a:,.0f} | {b:,.0f} | {b / a:.6f} |")
+    table = "\n".join(lines)
+    print(table)
+    return table
+
+
+if __name__ == "__main__":
+    main()
