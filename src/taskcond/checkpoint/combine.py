@@ -1,0 +1,241 @@
+"""`combine_checkpoints`: specialists of one base become one checkpoint, in bounded memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from taskcond.checkpoint import arithmetic
+from taskcond.checkpoint.combine_checks import check_alike, check_norm_stats, check_same_leaves
+from taskcond.checkpoint.combine_tasks import combine_tables
+from taskcond.checkpoint.errors import CheckpointError
+from taskcond.checkpoint.lora import FoldedLora, has_lora
+from taskcond.checkpoint.pieces import Box, Leaf, as_bytes, flat_indices
+from taskcond.checkpoint.reading import Checkpoint, StrPath, is_table, open_checkpoint
+from taskcond.checkpoint.recipe import Recipe
+from taskcond.checkpoint.writing import Progress, check_output, write_checkpoint
+
+RECORD = "recipe.json"
+_PACKAGES = ("taskcond", "numpy", "jax", "orbax-checkpoint", "tensorstore")
+
+
+@dataclasses.dataclass
+class CombineReport:
+    """What became of the specialists; prints as a table.
+
+    Attributes:
+        methods: `{path: method}` of the shared leaves.
+        owners: `{task: the checkpoint that its row is from}`.
+        hashes: `{checkpoint: SHA-256 of the values that were read}`; empty after a dry run.
+    """
+
+    methods: dict[str, str]
+    owners: dict[str, str]
+    hashes: dict[str, str]
+
+    def __str__(self) -> str:
+        rows = [
+            *((f"{n} leaves", method) for method, n in Counter(self.methods.values()).items()),
+            *((f"task {task!r}", f"from {path}") for task, path in self.owners.items()),
+            *((f"sha256 {digest[:16]}", path) for path, digest in self.hashes.items()),
+        ]
+        width = max((len(row[0]) for row in rows), default=0)
+        return "\n".join(f"{a:{width}}  {b}" for a, b in rows)
+
+
+def combine_checkpoints(
+    recipe: Recipe | StrPath,
+    out: StrPath,
+    *,
+    format: str = "orbax",
+    overwrite: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> CombineReport:
+    """Makes one checkpoint of several that were fine-tuned from the same base.
+
+    Each task's row comes from its owner, exactly. All other weights are combined as the recipe
+    says, leaf by leaf and piece by piece. `recipe.json` beside the result records the recipe, the
+    versions, and the hashes of the inputs; as a recipe, it demands those same inputs.
+
+    Args:
+        recipe: A `Recipe`, a TOML file, or the `recipe.json` of an earlier result.
+        out: A local directory, which appears when it is complete.
+        format: `"orbax"` or `"safetensors"`.
+        overwrite: Whether to replace a checkpoint that is there.
+        dry_run: Whether to check everything and write nothing.
+        progress: Is called with the bytes that are done and those that there are.
+
+    Raises:
+        CheckpointError: The recipe cannot be followed, the specialists are not of one base or
+            claim the same tasks, inputs are not those of a `recipe.json`, or files cannot be read
+            or written. Whatever the error, everything is as before.
+    """
+    hashes: dict[str, str] = {}
+    if not isinstance(recipe, Recipe):
+        recipe, hashes = Recipe.load(recipe)
+    opened = [_open(s.path, s.lora_alpha) for s in recipe.specialists]
+    specialists = [_Input(*pair) for pair in opened]
+    base = None if recipe.base is None else _Input(*_open(recipe.base, None))
+    inputs = specialists if base is None else [*specialists, base]
+    sources = [x for one in inputs for x in (one.path, str(one.checkpoint.root))]
+    check_output(out, format, overwrite, sources)
+    _check(recipe, specialists, base)
+    table = combine_tables(recipe, specialists, base)
+    shared = {path: x for path, x in specialists[0].leaves.items() if not is_table(path)}
+    methods = {path: recipe.rule(path).method for path in shared}
+    report = CombineReport(methods, table.owners if table else {}, {})
+    if dry_run:
+        return report
+    leaves = {path: Leaf(leaf.shape, leaf.dtype, leaf.piece) for path, leaf in shared.items()}
+    if table is not None:
+        leaves[table.path] = table.leaf
+
+    def cut(path: str) -> Iterator[tuple[Box, np.ndarray]]:
+        if table is not None and path == table.path:
+            yield tuple(slice(0, n) for n in table.leaf.shape), table.value
+        else:
+            yield from _combine_leaf(recipe, path, specialists, base)
+
+    def record() -> dict[str, str]:
+        report.hashes = {one.path: one.hash.hexdigest() for one in inputs}
+        changed = [path for path, now in report.hashes.items() if hashes.get(path, now) != now]
+        if changed:
+            raise CheckpointError(f"not the inputs of the recorded merge: {changed} have changed")
+        content = {"recipe": recipe.to_dict(), "versions": _versions(), "inputs": report.hashes}
+        return {RECORD: json.dumps(content, indent=2) + "\n"}
+
+    write_checkpoint(
+        out,
+        leaves,
+        cut,
+        format=format,
+        overwrite=overwrite,
+        sources=sources,
+        conditioning=table.conditioning if table else None,
+        extra=record,
+        progress=progress,
+    )
+    return report
+
+
+class _Input:
+    """A checkpoint that is combined, with a hash of what was read of it."""
+
+    def __init__(self, checkpoint: Checkpoint, source: Any):
+        self.checkpoint = checkpoint
+        self.path = checkpoint.path
+        self.conditioning = checkpoint.conditioning
+        self.leaves: dict[str, Leaf] = source.leaves
+        self.read = source.read
+        self.hash = hashlib.sha256()
+
+    def take(self, path: str, box: Box) -> np.ndarray:
+        """Reads a piece that enters the result."""
+        value = np.ascontiguousarray(self.read(path, box))
+        self.hash.update(as_bytes(value))
+        return value
+
+
+def _open(path: str, lora_alpha: float | str | None) -> tuple[Checkpoint, Any]:
+    checkpoint = open_checkpoint(path)
+    if lora_alpha is not None:
+        return checkpoint, FoldedLora(checkpoint, lora_alpha)
+    if has_lora(checkpoint.leaves):
+        raise CheckpointError(
+            f"{path} is a LoRA fine-tune; lora_alpha (its alpha, or 'rank') folds it"
+        )
+    return checkpoint, checkpoint
+
+
+def _check(recipe: Recipe, specialists: Sequence[_Input], base: _Input | None) -> None:
+    reference = base or specialists[0]
+    others = [one for one in specialists if one is not reference]
+    check_same_leaves(specialists[0], [*specialists[1:], *([base] if base else [])])
+    if recipe.check_base:
+        check_alike(reference, others)
+    if recipe.check_norm_stats:
+        check_norm_stats([one.checkpoint for one in specialists])
+
+
+def _combine_leaf(
+    recipe: Recipe, path: str, specialists: Sequence[_Input], base: _Input | None
+) -> Iterator[tuple[Box, np.ndarray]]:
+    leaf = specialists[0].leaves[path]
+    combine = _combiner(recipe, path, specialists, base)
+    for box in leaf.boxes():
+        values = [one.take(path, box) for one in specialists]
+        before = None if base is None else base.take(path, box)
+        yield box, combine(box, before, values).astype(leaf.dtype, copy=False)
+
+
+def _combiner(
+    recipe: Recipe, path: str, specialists: Sequence[_Input], base: _Input | None
+) -> Callable[[Box, Any, Sequence[np.ndarray]], np.ndarray]:
+    """What makes one piece of a leaf from those of the base and the specialists."""
+    leaf, rule = specialists[0].leaves[path], recipe.rule(path)
+    # A weight of zero means no part in it: not even in the vote of TIES.
+    used = [i for i, weight in enumerate(rule.weights or ()) if weight != 0.0]
+    weights = [(rule.weights or ())[i] for i in used]
+    if not np.issubdtype(leaf.dtype, np.inexact) and leaf.dtype.kind in "iub":
+        return lambda box, before, values: _equal(path, values)
+    if not used:
+        return lambda box, before, values: before
+    if rule.method == "mean":
+        return lambda box, before, values: arithmetic.weighted_mean(
+            [values[i] for i in used], weights
+        )
+    if rule.method == "task_arithmetic":
+        return lambda box, before, values: arithmetic.task_arithmetic(
+            before, [values[i] for i in used], weights, rule.scale
+        )
+    assert base is not None
+    assert rule.density is not None
+    density = rule.density
+    if rule.method == "ties":
+        thresholds = [_threshold(specialists[i], base, path, density) for i in used]
+        return lambda box, before, values: arithmetic.ties(
+            before, [values[i] for i in used], weights, rule.scale, thresholds
+        )
+    keys = [arithmetic.leaf_key(recipe.seed, path, i) for i in used]
+    return lambda box, before, values: arithmetic.dare(
+        before,
+        [values[i] for i in used],
+        weights,
+        rule.scale,
+        density,
+        flat_indices(box, leaf.shape),
+        keys,
+    )
+
+
+def _equal(path: str, values: Sequence[np.ndarray]) -> np.ndarray:
+    if any((value != values[0]).any() for value in values):
+        raise CheckpointError(f"{path} has integers that differ, and those cannot be averaged")
+    return values[0]
+
+
+def _threshold(specialist: _Input, base: _Input, path: str, density: float) -> float:
+    def differences() -> Iterator[np.ndarray]:
+        for box in specialist.leaves[path].boxes():
+            before, after = base.read(path, box), specialist.read(path, box)
+            yield after.astype(np.float32) - before.astype(np.float32)
+
+    return arithmetic.magnitude_threshold(differences, density)
+
+
+def _versions() -> Mapping[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found

@@ -1,0 +1,158 @@
+"""How a leaf is cut into pieces, so that no operation ever holds a whole one.
+
+A piece lies within one of the chunks that the leaf is stored in, and is contiguous there: a chunk
+can then be decoded from its beginning to its end, whatever its size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+
+PIECE_BYTES = 8 << 20
+"""Upper bound of a piece; also of the chunks that we write."""
+
+Shape = tuple[int, ...]
+Box = tuple[slice, ...]
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """An array in a file.
+
+    Attributes:
+        shape: Its shape.
+        dtype: Its dtype, NumPy's or one of `ml_dtypes`.
+        chunk: Shape of the chunks that it is stored in.
+    """
+
+    shape: Shape
+    dtype: np.dtype[Any]
+    chunk: Shape
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the decoded array in bytes."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return math.prod(self.shape)
+
+    @property
+    def piece(self) -> Shape:
+        """Shape of the pieces that `boxes` cuts."""
+        return piece_shape(self.shape, self.chunk, self.dtype.itemsize)
+
+    def boxes(self) -> Iterator[Box]:
+        """The pieces, chunk by chunk, each chunk in C order.
+
+        >>> leaf = Leaf((4, 3), np.dtype("float32"), (2, 3))
+        >>> list(leaf.boxes())
+        [(slice(0, 2, None), slice(0, 3, None)), (slice(2, 4, None), slice(0, 3, None))]
+        """
+        everything = tuple(slice(0, n) for n in self.shape)
+        for chunk in _grid(everything, self.chunk):
+            yield from _grid(chunk, self.piece)
+
+
+def piece_shape(shape: Shape, chunk: Shape, itemsize: int, limit: int | None = None) -> Shape:
+    """The largest part of a chunk that is contiguous in C order and has at most `limit` bytes.
+
+    It divides the chunk, so that a leaf written in chunks of this shape is written in whole ones.
+
+    >>> piece_shape((100, 1 << 20), (100, 1 << 20), 4, 32 << 20)
+    (8, 1048576)
+    """
+    limit = PIECE_BYTES if limit is None else limit
+    piece = [min(c, n) for c, n in zip(chunk, shape, strict=True)]
+    for axis, length in enumerate(piece):
+        rest = math.prod(piece[axis + 1 :]) * itemsize
+        if length * rest <= limit:
+            break
+        fits = max(1, limit // rest)
+        if length < shape[axis]:
+            fits = max(k for k in range(1, fits + 1) if length % k == 0)
+        piece[axis] = fits
+        if fits > 1:
+            break
+    return tuple(piece)
+
+
+def box_shape(box: Box) -> Shape:
+    """The shape of what a box cuts out."""
+    return tuple(part.stop - part.start for part in box)
+
+
+def overlap(box: Box, piece: Box) -> Box | None:
+    """What two boxes have in common; `None` where that is nothing."""
+    common = tuple(
+        slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(box, piece, strict=True)
+    )
+    return common if all(part.start < part.stop for part in common) else None
+
+
+def relative(box: Box, origin: Box) -> Box:
+    """A box in the coordinates of another one."""
+    return tuple(
+        slice(a.start - b.start, a.stop - b.start) for a, b in zip(box, origin, strict=True)
+    )
+
+
+def flat_index(box: Box, shape: Shape) -> int:
+    """Where the box begins in the flattened array."""
+    index = 0
+    for part, length in zip(box, shape, strict=True):
+        index = index * length + part.start
+    return index
+
+
+def flat_indices(box: Box, shape: Shape) -> np.ndarray:
+    """Where each entry of a box is in the flattened array, as uint64.
+
+    >>> flat_indices((slice(1, 2), slice(0, 3)), (2, 3)).tolist()
+    [[3, 4, 5]]
+    """
+    index = np.zeros((), np.uint64)
+    for part, length in zip(box, shape, strict=True):
+        steps = np.arange(part.start, part.stop, dtype=np.uint64)
+        index = index[..., None] * np.uint64(length) + steps
+    return index
+
+
+def is_contiguous(box: Box, shape: Shape) -> bool:
+    """Whether the box is one run of the flattened array."""
+    lengths = box_shape(box)
+    first = next((axis for axis, n in enumerate(lengths) if n > 1), len(shape))
+    return lengths[first + 1 :] == shape[first + 1 :]
+
+
+def as_bytes(value: Any) -> memoryview:
+    """The memory of a contiguous array."""
+    return memoryview(value.reshape(-1).view(np.uint8))
+
+
+def prefetch(items: Iterable[T]) -> Iterator[T]:
+    """The same items, the next of which is made in a thread while one is used."""
+    with ThreadPoolExecutor(1) as pool:
+        iterator, done = iter(items), object()
+        upcoming = pool.submit(next, iterator, done)
+        while (item := upcoming.result()) is not done:
+            upcoming = pool.submit(next, iterator, done)
+            yield item  # type: ignore[misc]
+
+
+def _grid(box: Box, step: Shape) -> Iterator[Box]:
+    axes = [
+        [slice(i, min(i + k, part.stop)) for i in range(part.start, part.stop, k)]
+        for part, k in zip(box, step, strict=True)
+    ]
+    yield from itertools.product(*axes)
