@@ -82,7 +82,9 @@ def check_norm_stats(checkpoints: Sequence[Checkpoint]) -> None:
 def _norm_stats(root: epath.Path) -> Any:
     """From beside the parameters, or from the step's `assets`."""
     folder = root if root.is_dir() else root.parent
-    found = sorted((folder.parent / "assets").glob("**/norm_stats.json"))
+    # An asset is called as its dataset is: "droid", "owner/droid".
+    patterns = ("*/norm_stats.json", "*/*/norm_stats.json")
+    found = [file for p in patterns for file in sorted((folder.parent / "assets").glob(p))]
     found += [place / "norm_stats.json" for place in (folder, folder.parent)]
     files = [file for file in found if file.exists()]
     try:
