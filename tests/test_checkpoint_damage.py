@@ -189,26 +189,28 @@ def test_a_killed_merge_loses_nothing(tmp_path):
     ) as server:
         assert server.stdin is not None
         assert server.stdout is not None
-        for kill in range(KILLS + 1):
+        for run in range(5 * KILLS):
+            if killed == KILLS:
+                break
             server.stdin.write("\n")
             server.stdin.flush()
             child, began = int(server.stdout.readline()), time.monotonic()
-            if kill:  # the first one is let through, to see how long it takes
+            if run > 2:  # the first ones are let through, to see how long they take
                 time.sleep(rng.uniform(0, span))
                 with contextlib.suppress(ProcessLookupError):  # it had finished
                     os.kill(child, signal.SIGKILL)
             killed += os.waitstatus_to_exitcode(int(server.stdout.readline())) < 0
-            span = span or time.monotonic() - began
+            span = max(span, time.monotonic() - began) if run < 3 else span
             others = {path.name for path in tmp_path.iterdir()} - {"source", "out"}
             leftover += bool(others)
             assert all(name.startswith(".out.") for name in others)
             assert len(others) <= 1  # the next run cleans up after the last one
             assert contents(source) == before
             assert same(out, new) or same(out, old)
-            if kill % 2 == 0:  # half of them replace other values
+            if run % 2 == 0:  # half of them replace other values
                 save_params(old, out, overwrite=True)
                 assert same(out, old)
     print(f"{killed} of {KILLS} killed, {leftover} in the middle of writing")
-    assert killed > KILLS / 2
-    assert leftover > KILLS / 4
+    assert killed == KILLS
+    assert leftover > KILLS / 10
     assert {path.name for path in tmp_path.iterdir()} == {"source", "out"}
