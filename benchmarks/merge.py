@@ -28,6 +28,12 @@ TREES = Path(__file__).parents[1] / "tests" / "data" / "param_trees"
 
 
 def main(scale: float = 1.0, directory: str | None = None) -> str:
+    """Returns and prints the table.
+
+    Args:
+        scale: Of the sizes; 1.0 is the whole π0.5.
+        directory: Where there is room for 60 GB.
+    """
     with tempfile.TemporaryDirectory(dir=directory, prefix="taskcond-bench-") as name:
         table = _run_all(Path(name), scale)
     print(table)
@@ -45,20 +51,23 @@ def _run_all(root: Path, scale: float) -> str:
     combined = _in_process("combine", a, b, out)
     gib = size / 2**30
     rows = [
-        ("`cp` and sync of the parameters", cp, None, "1.00"),
-        ("merge into 50 tasks", merged["seconds"], merged["peak"], None),
-        ("combine two specialists, mean", combined["seconds"], combined["peak"], None),
-        ("load for training, CPU", loaded["seconds"], loaded["peak"], None),
+        ("merge into 50 tasks", merged),
+        ("combine two specialists, mean", combined),
+        ("load for training, CPU", loaded),
     ]
     lines = [
         f"Parameters: {gib:.2f} GiB in float32; {os.cpu_count()} cores.",
         "",
         "| | seconds | over `cp` | peak resident GiB | over parameters |",
-        "|---|---|---|---|---|",
+        "|---|---:|---:|---:|---:|",
+        f"| `cp` and sync of the parameters | {cp:.1f} | 1.00 | | |",
     ]
-    for what, seconds, peak, _ in rows:
-        memory = "| |" if peak is None else f"| {peak / 2**30:.2f} | {peak / size:.2f} |"
-        lines.append(f"| {what} | {seconds:.1f} | {seconds / cp:.2f} {memory}")
+    for what, result in rows:
+        seconds, peak = result["seconds"], result["peak"]
+        lines.append(
+            f"| {what} | {seconds:.1f} | {seconds / cp:.2f} "
+            f"| {peak / 2**30:.2f} | {peak / size:.2f} |"
+        )
     return "\n".join(lines)
 
 
