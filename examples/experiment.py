@@ -32,8 +32,8 @@ from examples.lerobot_data import LeRobotData, make_loader
 from examples.lerobot_write import write_demo_dataset
 from examples.training import fit
 from taskcond import TaskVocabulary, merge_into
+from taskcond.checkpoint import TaskConditioning, save_params
 from taskcond.confusion import TaskConfusion, losses_by_task, task_confusion
-from taskcond.trees import to_dict
 
 console = Console()
 
@@ -260,6 +260,13 @@ def _train(
 ) -> bool:
     """Trains and saves, also after a Ctrl-C; returns whether all steps were done."""
     policy.train()
+    batches = experiment.make_loader(data, batch_size=min(experiment.batch_size, len(data)))
+    seen = np.zeros(len(data.vocabulary), int)
+
+    def counted() -> Iterator[Batch]:
+        for batch in batches:
+            seen[:] += np.bincount(batch["task_id"], minlength=len(seen))
+            yield batch
 
     def loss(model: Any, rng: Array, batch: Batch) -> Float[Array, ""]:
         task_id = batch["task_id"] if use_tasks else None
@@ -268,24 +275,28 @@ def _train(
     done = fit(
         policy,
         loss,
-        iter(experiment.make_loader(data, batch_size=min(experiment.batch_size, len(data)))),
+        counted(),
         steps=steps,
         learning_rate=experiment.learning_rate,
         label=f"{path.name}: {'with' if use_tasks else 'without'} task ids",
     )
-    save(policy, path)
+    save(policy, path, describe(policy, data.vocabulary, seen) if use_tasks else None)
     return done == steps
 
 
-def save(policy: nnx.Module, path: Path) -> None:
+def describe(policy: Any, vocabulary: TaskVocabulary, frames_seen: Any) -> TaskConditioning:
+    """What the rows of a policy's task table mean, to be kept with its weights."""
+    tasks = policy.task_embeddings
+    return TaskConditioning(
+        tasks.num_tasks, tasks.features, tasks.scale, tasks.fusion, vocabulary,
+        tuple(int(n) for n in frames_seen),
+    )  # fmt: skip
+
+
+def save(policy: nnx.Module, path: Path, conditioning: TaskConditioning | None = None) -> None:
     """Writes a policy's parameters as released weights are laid out: `path/params`."""
-    path = path.resolve()
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    params = jax.tree.map(np.asarray, to_dict(nnx.state(policy, nnx.Param)))
-    ocp.PyTreeCheckpointer().save(partial / "params", {"params": params})
-    shutil.rmtree(path, ignore_errors=True)
-    partial.rename(path)
+    params = nnx.state(policy, nnx.Param)
+    save_params(params, path / "params", conditioning=conditioning, overwrite=True)
 
 
 def _frame_loss(

@@ -17,6 +17,7 @@ from examples.lerobot_write import write_demo_dataset
 from examples.quickstart import Policy
 from examples.training import fit
 from taskcond import TaskConditioner, TaskVocabulary, merge_into
+from taskcond.checkpoint import Checkpoint
 
 
 class Tiny(nnx.Module):
@@ -96,6 +97,10 @@ def test_without_ids_a_policy_is_at_chance_and_everything_is_written(data, tmp_p
     report = merge_into(Tiny(3, nnx.Rngs(9)), restored)
     assert not report.kept
     assert not report.dropped
+    conditioning = Checkpoint(tmp_path / "conditioned").conditioning
+    assert conditioning is not None
+    assert conditioning.vocabulary == data.vocabulary
+    assert sum(n or 0 for n in conditioning.frames_seen or ()) == 3 * 16  # steps, batch
 
 
 @pytest.mark.parametrize(
