@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from benchmarks.counting import Cost, cost
+from benchmarks.inputs import blank_observation
 from examples.pi0.config import GEMMA_300M
 from examples.pi0.model import Observation, Pi0, Pi0Config, SiglipConfig
 from taskcond import merge_into
@@ -77,21 +77,11 @@ class Variant:
 
     def _make_arguments(self, num_steps: int) -> tuple[Any, ...]:
         config, b = self._config, self._batch
-        ids = jnp.arange(b, dtype=jnp.int32) if config.num_tasks else None
-        kept = None
+        observation, kept = blank_observation(config, b), None
         if self._keep:
             model = nnx.merge(self._graph, self._state)
-            kept, ids = model.modulations(ids, num_steps=num_steps), None
-        picture = jnp.zeros((b, config.image_size, config.image_size, 3))
-        assert config.max_token_len is not None
-        observation = Observation(
-            images=dict.fromkeys(config.image_keys, picture),
-            image_masks=dict.fromkeys(config.image_keys, jnp.ones(b, bool)),
-            state=jnp.zeros((b, config.action_dim)),
-            tokenized_prompt=jnp.zeros((b, config.max_token_len), jnp.int32),
-            tokenized_prompt_mask=jnp.ones((b, config.max_token_len), bool),
-            task_id=ids,
-        )
+            kept = model.modulations(observation.task_id, num_steps=num_steps)
+            observation = observation.replace(task_id=None)
         noise = jax.random.normal(jax.random.key(0), (b, config.action_horizon, config.action_dim))
         return self._state, observation, noise, kept
 

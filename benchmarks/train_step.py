@@ -11,6 +11,7 @@ import optax
 from flax import nnx
 
 from benchmarks.counting import Cost, cost
+from benchmarks.inputs import blank_observation
 from examples.pi0.model import GemmaConfig, Observation, Pi0, Pi0Config
 
 BATCH, NUM_TASKS = 8, 50
@@ -35,16 +36,7 @@ def step_cost(config: Pi0Config) -> Cost:
         updates, moments = optimizer.update(gradients, moments, state)
         return optax.apply_updates(state, updates), moments
 
-    picture = jnp.zeros((BATCH, config.image_size, config.image_size, 3))
-    assert config.max_token_len is not None
-    observation = Observation(
-        images=dict.fromkeys(config.image_keys, picture),
-        image_masks=dict.fromkeys(config.image_keys, jnp.ones(BATCH, bool)),
-        state=jnp.zeros((BATCH, config.action_dim)),
-        tokenized_prompt=jnp.zeros((BATCH, config.max_token_len), jnp.int32),
-        tokenized_prompt_mask=jnp.ones((BATCH, config.max_token_len), bool),
-        task_id=jnp.zeros(BATCH, jnp.int32) if config.num_tasks else None,
-    )
+    observation = blank_observation(config, BATCH)
     actions = jnp.zeros((BATCH, config.action_horizon, config.action_dim))
     return cost(step, state, jax.eval_shape(optimizer.init, state), observation, actions)
 
