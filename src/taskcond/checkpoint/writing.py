@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,12 @@ def _verify(root: Path, leaves: Mapping[str, Leaf], format: str) -> None:
         found = store.leaves.get(name)
         if found is None or (found.shape, found.dtype) != (leaf.shape, leaf.dtype):
             raise CheckpointError(f"{root}: {name} was not written as it should be")
-        if format == "orbax":
-            for box in found.boxes():
-                store.read(name, box)
+    if format == "orbax":
+
+        def check(piece: tuple[str, Box]) -> None:
+            store.read(*piece)
+
+        pieces = ((name, box) for name in leaves for box in store.leaves[name].boxes())
+        with ThreadPoolExecutor() as pool:
+            for _ in pool.map(check, pieces):
+                pass
