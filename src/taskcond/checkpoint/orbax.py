@@ -169,6 +169,11 @@ class OrbaxWriter:
             while len(self._pending) > _IN_FLIGHT:
                 self._pending.popleft().result()
 
+    def abandon(self) -> None:
+        """Returns when nothing writes any more, whether it succeeded or not."""
+        while self._pending:
+            self._pending.popleft().exception()
+
     def close(self) -> None:
         """Waits for the pieces, and adds what makes the directory an Orbax one."""
         with explained(f"{self._root} cannot be written"):

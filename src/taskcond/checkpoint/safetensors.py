@@ -7,6 +7,7 @@ is the path of a leaf, joined by dots.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -132,6 +133,12 @@ class SafetensorsWriter:
                 run = value[tuple(slice(a.start - b.start, a.stop - b.start) for a, b in inside)]
                 file.seek(start + flat_index(part, leaf.shape) * leaf.dtype.itemsize)
                 file.write(as_bytes(np.ascontiguousarray(run)))
+
+    def abandon(self) -> None:
+        """Closes the files, whether they are complete or not."""
+        for file in self._files:
+            with contextlib.suppress(OSError):
+                file.close()
 
     def close(self) -> None:
         """Writes what is left in buffers."""

@@ -60,12 +60,15 @@ def write_checkpoint(
     with staged(out, overwrite, sources) as partial:
         writer = (SafetensorsWriter if format == "safetensors" else OrbaxWriter)(partial, todo)
         total, done = sum(leaf.nbytes for leaf in todo.values()), 0
-        for name, box, value in prefetch(_all(full, pieces)):
-            writer.write(name, box, value)
-            done += value.nbytes
-            if progress is not None:
-                progress(done, total)
-        writer.close()
+        try:
+            for name, box, value in prefetch(_all(full, pieces)):
+                writer.write(name, box, value)
+                done += value.nbytes
+                if progress is not None:
+                    progress(done, total)
+            writer.close()
+        finally:
+            writer.abandon()  # before the directory is removed from under it
         if conditioning is not None:
             conditioning.save(partial)
         for name, text in extra().items():
