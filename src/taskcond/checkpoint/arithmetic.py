@@ -80,9 +80,10 @@ def ties(
     [3.0, -2.0]
     """
     wide = _wide(base)
-    changes = [_wide(x) - wide for x in values]
-    for change, threshold in zip(changes, thresholds, strict=True):
-        change[np.abs(change) < threshold] = 0
+    changes = [
+        np.where(np.abs(change := _wide(x) - wide) < threshold, 0, change)
+        for x, threshold in zip(values, thresholds, strict=True)
+    ]
     weighted = [w * change for w, change in zip(weights, changes, strict=True)]
     elected = np.sign(sum(weighted))
     total, share = np.zeros_like(wide), np.zeros_like(wide)

@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,24 @@ from taskcond.checkpoint.combine_checks import check_alike, check_norm_stats, ch
 from taskcond.checkpoint.combine_tasks import combine_tables
 from taskcond.checkpoint.errors import CheckpointError
 from taskcond.checkpoint.lora import FoldedLora, has_lora
-from taskcond.checkpoint.pieces import Box, Leaf, as_bytes, flat_indices
+from taskcond.checkpoint.pieces import (
+    Box,
+    Leaf,
+    as_bytes,
+    box_shape,
+    flat_indices,
+    grid,
+    piece_shape,
+    prefetch,
+    relative,
+)
 from taskcond.checkpoint.reading import Checkpoint, StrPath, is_table, open_checkpoint
 from taskcond.checkpoint.recipe import Recipe
 from taskcond.checkpoint.writing import Progress, check_output, write_checkpoint
 
 RECORD = "recipe.json"
+BLOCK_BYTES = 1 << 18
+Combine = Callable[[Box, Any, Sequence[np.ndarray]], np.ndarray]
 _PACKAGES = ("taskcond", "numpy", "jax", "orbax-checkpoint", "tensorstore")
 
 
@@ -137,11 +150,12 @@ class _Input:
         self.read = source.read
         self.hash = hashlib.sha256()
 
-    def take(self, path: str, box: Box) -> np.ndarray:
-        """Reads a piece that enters the result."""
-        value = np.ascontiguousarray(self.read(path, box))
-        self.hash.update(as_bytes(value))
-        return value
+    def pieces(self, path: str) -> Iterator[np.ndarray]:
+        """The pieces of a leaf that enters the result, in order."""
+        for box in self.leaves[path].boxes():
+            value = np.ascontiguousarray(self.read(path, box))
+            self.hash.update(as_bytes(value))
+            yield value
 
 
 def _open(path: str, lora_alpha: float | str | None) -> tuple[Checkpoint, Any]:
@@ -170,16 +184,30 @@ def _combine_leaf(
 ) -> Iterator[tuple[Box, np.ndarray]]:
     leaf = specialists[0].leaves[path]
     combine = _combiner(recipe, path, specialists, base)
-    for box in leaf.boxes():
-        values = [one.take(path, box) for one in specialists]
-        before = None if base is None else base.take(path, box)
-        yield box, combine(box, before, values).astype(leaf.dtype, copy=False)
+    # A thread for each file, as decoding and hashing take longest.
+    values = zip(*(prefetch(one.pieces(path)) for one in specialists), strict=True)
+    before = repeat(None) if base is None else prefetch(base.pieces(path))
+    for box, old, new in zip(leaf.boxes(), before, values, strict=False):
+        yield box, _in_blocks(combine, box, old, new, leaf.dtype)
+
+
+def _in_blocks(
+    combine: Combine, box: Box, before: Any, values: Sequence[np.ndarray], dtype: np.dtype
+) -> np.ndarray:
+    """A piece, made from blocks so small that their arithmetic stays in the processor's cache."""
+    shape = box_shape(box)
+    result = np.empty(shape, dtype)
+    for block in grid(box, piece_shape(shape, shape, dtype.itemsize, BLOCK_BYTES)):
+        inside = (*relative(block, box), ...)
+        old = None if before is None else before[inside]
+        result[inside] = combine(block, old, [value[inside] for value in values])
+    return result
 
 
 def _combiner(
     recipe: Recipe, path: str, specialists: Sequence[_Input], base: _Input | None
-) -> Callable[[Box, Any, Sequence[np.ndarray]], np.ndarray]:
-    """What makes one piece of a leaf from those of the base and the specialists."""
+) -> Combine:
+    """What makes a part of a leaf from those of the base and the specialists."""
     leaf, rule = specialists[0].leaves[path], recipe.rule(path)
     # A weight of zero means no part in it: not even in the vote of TIES.
     used = [i for i, weight in enumerate(rule.weights or ()) if weight != 0.0]

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-PIECE_BYTES = 8 << 20
+PIECE_BYTES = 2 << 20
 """Upper bound of a piece; also of the chunks that we write."""
 
 Shape = tuple[int, ...]
@@ -60,8 +60,8 @@ class Leaf:
         [(slice(0, 2, None), slice(0, 3, None)), (slice(2, 4, None), slice(0, 3, None))]
         """
         everything = tuple(slice(0, n) for n in self.shape)
-        for chunk in _grid(everything, self.chunk):
-            yield from _grid(chunk, self.piece)
+        for chunk in grid(everything, self.chunk):
+            yield from grid(chunk, self.piece)
 
 
 def piece_shape(shape: Shape, chunk: Shape, itemsize: int, limit: int | None = None) -> Shape:
@@ -150,7 +150,8 @@ def prefetch(items: Iterable[T]) -> Iterator[T]:
             yield item  # type: ignore[misc]
 
 
-def _grid(box: Box, step: Shape) -> Iterator[Box]:
+def grid(box: Box, step: Shape) -> Iterator[Box]:
+    """Cuts a box into smaller ones, in C order."""
     axes = [
         [slice(i, min(i + k, part.stop)) for i in range(part.start, part.stop, k)]
         for part, k in zip(box, step, strict=True)
