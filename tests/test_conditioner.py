@@ -226,6 +226,36 @@ def test_checkify_reports_bad_ids_under_jit(num_tasks, bad):
     error.throw()
 
 
+@pytest.mark.parametrize("report", [True, False])
+@pytest.mark.parametrize("bad", [5, -2])
+def test_checkify_reports_bad_ids_as_rows_out_of_bounds(report, bad):
+    graphdef, state = nnx.split(make(5, checkify=report))
+
+    def call(state, emb, ids):
+        return nnx.merge(graphdef, state)(emb, ids)
+
+    checked = jax.jit(checkify.checkify(call, errors=checkify.index_checks))
+    error, _ = checked(state, time_emb(2), jnp.array([0, bad]))
+    with pytest.raises(checkify.JaxRuntimeError, match="out-of-bounds"):
+        error.throw()
+    error, _ = checked(state, time_emb(2), jnp.array([4, -1]))
+    error.throw()
+
+
+def test_without_checkify_there_is_no_effect_and_rematerialization_works():
+    graphdef, state = nnx.split(make(5, checkify=False))
+
+    def loss(state, emb, ids):
+        return nnx.merge(graphdef, state)(emb, ids).sum()
+
+    arguments = state, time_emb(2), jnp.array([3, -1])
+    assert not jax.make_jaxpr(loss)(*arguments).effects
+    plain = jax.jit(jax.grad(loss))(*arguments)
+    remat = jax.jit(jax.grad(jax.checkpoint(loss)))(*arguments)
+    jax.tree.map(np.testing.assert_array_equal, plain, remat)
+    assert np.isnan(jax.jit(loss)(*arguments[:2], jnp.array([0, 5])))
+
+
 @pytest.mark.parametrize("ids", [[0.0, 1.0], [True, False], ["0", "1"]])
 def test_ids_that_are_no_integers_are_refused(ids):
     with pytest.raises(TypeError, match="task_id must be an integer"):

@@ -84,6 +84,7 @@ class Pi0(nnx.Module):
             scale=config.task_embedding_scale,
             dropout_rate=config.task_dropout_rate,
             embedding_init=TASK_INITS[config.task_embedding_init],
+            checkify=False,  # so that jit dispatches as fast as without tasks
             rngs=rngs,
         )
 

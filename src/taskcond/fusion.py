@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from taskcond.ids import check_num_tasks, resolve_ids
 
@@ -22,6 +22,7 @@ def fuse(
     dtype: Any,
     dropout_rate: float,
     key: Array | None,
+    checkify: bool,
 ) -> Float[Array, "*b d"]:
     """`time_emb + scale * table[task_id]`, in the dtype of `time_emb`; `key=None`: no dropout."""
     num_tasks, features = table.shape
@@ -30,22 +31,23 @@ def fuse(
             f"time_emb has shape {time_emb.shape}, but its last axis must be features={features}; "
             "build the conditioner with the width of the timestep embedding"
         )
-    row, is_null, is_bad = resolve_ids(_require(task_id), num_tasks, time_emb.shape[:-1])
+    ids = _require(task_id)
+    row, is_null, is_bad = resolve_ids(ids, num_tasks, time_emb.shape[:-1], checkify)
     if key is not None:  # a bad id stays bad
         is_null |= jax.random.bernoulli(key, dropout_rate, is_null.shape) & ~is_bad
     compute_dtype = dtype or jnp.promote_types(table.dtype, time_emb.dtype)
-    fused = (time_emb + _rows(table, row, is_bad, scale, compute_dtype)).astype(time_emb.dtype)
+    fused = (time_emb + _rows(table, row, scale, compute_dtype)).astype(time_emb.dtype)
     # Not `+ 0` for a null id: that would turn -0.0 into 0.0, and the input must come out as it is.
     return jnp.where(is_null[..., None], time_emb, fused)
 
 
 def embed(
-    table: Float[Array, "tasks d"], task_id: Any, scale: float, dtype: Any
+    table: Float[Array, "tasks d"], task_id: Any, scale: float, dtype: Any, checkify: bool
 ) -> Float[Array, "*b d"]:
     """`scale * table[task_id]`, zero for `NULL_TASK`."""
     ids = _require(task_id)
-    row, is_null, is_bad = resolve_ids(ids, table.shape[0], jnp.shape(ids))
-    rows = _rows(table, row, is_bad, scale, dtype or table.dtype)
+    row, is_null, _ = resolve_ids(ids, table.shape[0], jnp.shape(ids), checkify)
+    rows = _rows(table, row, scale, dtype or table.dtype)
     return jnp.where(is_null[..., None], jnp.zeros_like(rows), rows)
 
 
@@ -79,9 +81,8 @@ def _require(task_id: Any) -> Any:
 def _rows(
     table: Float[Array, "tasks d"],
     row: Int[Array, "*b"],
-    is_bad: Bool[Array, "*b"],
     scale: float,
     dtype: Any,
 ) -> Float[Array, "*b d"]:
-    rows = jnp.take(table, row, axis=0, mode="clip").astype(dtype) * scale
-    return jnp.where(is_bad[..., None], jnp.nan, rows)
+    # NaN for the row of a bad id, which the table does not have.
+    return jnp.take(table, row, axis=0, mode="fill").astype(dtype) * scale

@@ -83,7 +83,7 @@ def check_ids(ids: np.ndarray, num_tasks: int | None, name: str = "task_id") -> 
 
 
 def resolve_ids(
-    task_id: Any, num_tasks: int, shape: tuple[int, ...]
+    task_id: Any, num_tasks: int, shape: tuple[int, ...], report: bool = True
 ) -> tuple[Int[Array, "*b"], Bool[Array, "*b"], Bool[Array, "*b"]]:
     """Checks ids and turns them into safe rows of a table: `(row, is_null, is_bad)`.
 
@@ -91,9 +91,11 @@ def resolve_ids(
         task_id: Integers of `shape`: a Python int, NumPy, JAX, or a traced array.
         num_tasks: Height of the table, at least 1.
         shape: The leading axes that the ids must have.
+        report: Whether `checkify`'s user checks report bad traced ids.
 
     Returns:
-        row: int32, in `[0, num_tasks)` whatever the id was.
+        row: int32, in `[0, num_tasks)`, or `num_tasks` where the id is bad: reading that row with
+            `mode="fill"` gives NaN, and is what `checkify`'s index checks report.
         is_null: Where the id is `NULL_TASK`.
         is_bad: Where a traced id is neither `NULL_TASK` nor a task. Concrete ids raise instead.
     """
@@ -113,7 +115,7 @@ def resolve_ids(
     ids, too_large = _to_signed(ids)
     is_null = (ids == NULL_TASK) & ~too_large
     is_bad = (ids < NULL_TASK) | (ids >= num_tasks) | too_large
-    if traced:
+    if traced and report:
         # A no-op unless the caller functionalizes with checkify: then this is what it reports.
         checkify.debug_check(
             ~jnp.any(is_bad),
@@ -122,7 +124,7 @@ def resolve_ids(
             highest=jnp.max(ids, initial=NULL_TASK),
             last=jnp.int32(num_tasks - 1),
         )
-    row = jnp.where(is_bad | is_null, 0, ids).astype(jnp.int32)
+    row = jnp.where(is_null, 0, jnp.where(is_bad, num_tasks, ids)).astype(jnp.int32)
     return row, is_null, is_bad
 
 

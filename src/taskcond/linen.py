@@ -34,6 +34,7 @@ class TaskConditioner(nn.Module):
     fusion: str = "add"
     dropout_rate: float = 0.0
     embedding_init: Any = default_embedding_init
+    checkify: bool = True
     dtype: Any = None
     param_dtype: Any = jnp.float32
     deterministic: bool = True
@@ -60,10 +61,19 @@ class TaskConditioner(nn.Module):
             return time_emb
         off = self.deterministic if deterministic is None else deterministic
         key = None if off or not self.dropout_rate else self.make_rng("dropout")
-        return fuse(self.table, time_emb, task_id, self.scale, self.dtype, self.dropout_rate, key)
+        return fuse(
+            self.table,
+            time_emb,
+            task_id,
+            self.scale,
+            self.dtype,
+            self.dropout_rate,
+            key,
+            self.checkify,
+        )
 
     def embed(self, task_id: Any) -> Float[Array, "*b d"]:
         """The scaled embedding alone, zero for `NULL_TASK`; for `apply(..., method="embed")`."""
         if self.table is None:
             return jnp.zeros((*jnp.shape(task_id), self.features), self.dtype or jnp.float32)
-        return embed(self.table, task_id, self.scale, self.dtype)
+        return embed(self.table, task_id, self.scale, self.dtype, self.checkify)
