@@ -21,10 +21,12 @@ def attend(
     mask: Bool[Array, "b t s"] | None = None,
     *,
     implementation: Attention = "auto",
+    logits_dtype: Any = jnp.float32,
 ) -> Float[Array, "b t n h"]:
     """Softmax attention. Queries come scaled; query head `i` uses key-value head `i // (n // k)`.
 
-    Logits are float32, the probabilities have the dtype of `value`. A true `mask` means "sees".
+    The probabilities have the dtype of `value`. A true `mask` means "sees". `logits_dtype` is for
+    `"plain"`; the fused kernels have float32 logits.
 
     Raises:
         NotImplementedError, RuntimeError, ValueError: `implementation="cudnn"` and cuDNN is absent
@@ -35,17 +37,17 @@ def attend(
     (1, 3, 2, 4)
     """
     if implementation == "plain":
-        return _plain(query, key, value, mask)
+        return _plain(query, key, value, mask, logits_dtype)
     if implementation == "auto":
         implementation = "cudnn" if _cudnn_takes(query, key, value, mask) else "xla"
     return _fused(query, key, value, mask, implementation)
 
 
-def _plain(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
+def _plain(query: Array, key: Array, value: Array, mask: Array | None, dtype: Any) -> Array:
     b, t, n, h = query.shape
     k = key.shape[2]
     query = query.reshape(b, t, k, n // k, h)
-    logits = jnp.einsum("btkgh,bskh->bkgts", query, key, preferred_element_type=jnp.float32)
+    logits = jnp.einsum("btkgh,bskh->bkgts", query, key, preferred_element_type=dtype)
     if mask is not None:
         logits = jnp.where(mask[:, None, None], logits, MASKED)
     probs = jax.nn.softmax(logits, axis=-1).astype(value.dtype)

@@ -104,7 +104,14 @@ class SelfAttention(nnx.Module):
         """Attends and projects back."""
         query = self.query(x)
         query = query / math.sqrt(query.shape[-1])
-        return self.out(attend(query, self.key(x), self.value(x), implementation=self.attention))
+        encoded = attend(
+            query,
+            self.key(x),
+            self.value(x),
+            implementation=self.attention,
+            logits_dtype=query.dtype,  # as it was trained
+        )
+        return self.out(encoded)
 
 
 class MlpBlock(nnx.Module):
