@@ -145,7 +145,7 @@ class OrbaxWriter:
             "driver": "ocdbt",
             # Synced once, by the caller, when everything is there.
             "base": {"driver": "file", "path": f"{root.resolve()}/", "file_io_sync": False},
-            "target_data_file_size": 32 * PIECE_BYTES,
+            "target_data_file_size": 16 * PIECE_BYTES,
         }
         context = ts.Context()
         with explained(f"{root} cannot be written"):

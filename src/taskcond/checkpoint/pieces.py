@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-PIECE_BYTES = 2 << 20
-"""Upper bound of a piece; also of the chunks that we write."""
+PIECE_BYTES = (4 << 20) - 1
+"""Upper bound of a piece; also of the chunks that we write. From 4 MiB on, NumPy asks for huge pages,
+and waits for the kernel to clear them."""
 
 Shape = tuple[int, ...]
 Box = tuple[slice, ...]
