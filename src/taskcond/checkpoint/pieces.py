@@ -16,8 +16,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 PIECE_BYTES = (4 << 20) - 1
-"""Upper bound of a piece; also of the chunks that we write. From 4 MiB on, NumPy asks for huge pages,
-and waits for the kernel to clear them."""
+"""Upper bound of a piece; also of the chunks that we write.
+
+From 4 MiB on, NumPy asks for huge pages, and waits for the kernel to clear them.
+"""
 
 Shape = tuple[int, ...]
 Box = tuple[slice, ...]
