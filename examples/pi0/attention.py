@@ -25,8 +25,8 @@ def attend(
 ) -> Float[Array, "b t n h"]:
     """Softmax attention. Queries come scaled; query head `i` uses key-value head `i // (n // k)`.
 
-    The probabilities have the dtype of `value`. A true `mask` means "sees". `logits_dtype` is for
-    `"plain"`; the fused kernels have float32 logits.
+    The probabilities have the dtype of `value`. A true `mask` means "sees". `logits_dtype` is that
+    of the logits, but for cuDNN, whose are float32.
 
     Raises:
         NotImplementedError, RuntimeError, ValueError: `implementation="cudnn"` and cuDNN is absent
@@ -36,10 +36,11 @@ def attend(
     >>> attend(x, x, x).shape
     (1, 3, 2, 4)
     """
-    if implementation == "plain":
-        return _plain(query, key, value, mask, logits_dtype)
     if implementation == "auto":
         implementation = "cudnn" if _cudnn_takes(query, key, value, mask) else "xla"
+    # XLA's is no fused kernel either: where it cannot keep the dtype, there is nothing to lose.
+    if implementation == "plain" or (implementation == "xla" and logits_dtype != jnp.float32):
+        return _plain(query, key, value, mask, logits_dtype)
     return _fused(query, key, value, mask, implementation)
 
 

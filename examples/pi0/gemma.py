@@ -376,8 +376,9 @@ def make_norm(width: int, adaptive: bool, dtype: Any, rngs: nnx.Rngs) -> RMSNorm
 
 def normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
     """`x` over its root mean square, in float32."""
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
+    # Cast at each use, not once: bfloat16 gradients are then rounded as the published ones are.
+    variance = jnp.mean(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(variance + 1e-6)
 
 
 def add_gated(
@@ -396,7 +397,7 @@ def rope(x: Float[Array, "b t n h"], positions: Int[Array, "b t"]) -> Float[Arra
     wavelength = 10_000 ** (jnp.arange(half, dtype=jnp.float32) / half)
     angle = positions[..., None, None] / wavelength
     sin, cos = jnp.sin(angle), jnp.cos(angle)
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    a, b = jnp.split(x, 2, axis=-1)  # float32 from here on, as sin and cos are; see `normalize`
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 

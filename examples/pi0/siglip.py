@@ -65,7 +65,7 @@ class Transformer(nnx.Module):
             return EncoderBlock(config, dtype=dtype, attention=attention, rngs=rngs)
 
         self.encoderblock = stack(make, config.depth, rngs)
-        self.encoder_norm = nnx.LayerNorm(config.width, epsilon=1e-6, dtype=dtype, rngs=rngs)
+        self.encoder_norm = LayerNorm(config.width, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b s d"]) -> Float[Array, "b s d"]:
         """Runs all blocks."""
@@ -78,15 +78,29 @@ class EncoderBlock(nnx.Module):
 
     def __init__(self, config: SiglipConfig, *, dtype: Any, attention: Attention, rngs: nnx.Rngs):
         kwargs: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
-        self.LayerNorm_0 = nnx.LayerNorm(config.width, epsilon=1e-6, **kwargs)
+        self.LayerNorm_0 = LayerNorm(config.width, rngs=rngs)
         self.MultiHeadDotProductAttention_0 = SelfAttention(config, attention=attention, **kwargs)
-        self.LayerNorm_1 = nnx.LayerNorm(config.width, epsilon=1e-6, **kwargs)
+        self.LayerNorm_1 = LayerNorm(config.width, rngs=rngs)
         self.MlpBlock_0 = MlpBlock(config, **kwargs)
 
     def __call__(self, x: Float[Array, "b s d"]) -> Float[Array, "b s d"]:
         """One block."""
         x = x + self.MultiHeadDotProductAttention_0(self.LayerNorm_0(x))
         return x + self.MlpBlock_0(self.LayerNorm_1(x))
+
+
+class LayerNorm(nnx.LayerNorm):
+    """A layer norm in float32, whose result has the dtype of `x`.
+
+    With `dtype=bfloat16`, newer releases of flax would round scale and bias first.
+    """
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs):
+        super().__init__(width, epsilon=1e-6, dtype=jnp.float32, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b s d"]) -> Float[Array, "b s d"]:
+        """Norms."""
+        return super().__call__(x).astype(x.dtype)
 
 
 class SelfAttention(nnx.Module):

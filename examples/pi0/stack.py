@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -31,7 +32,8 @@ def scan(layers: Layer, step: Callable[[Layer, Any, Any], tuple[Any, Any]], carr
     """
     graph, state = nnx.split(layers)
 
-    @jax.checkpoint
+    # A scan keeps the two computations apart by itself.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
     def body(carry: Any, inputs: Any):
         layer_state, x = inputs
         return step(nnx.merge(graph, layer_state), carry, x)
