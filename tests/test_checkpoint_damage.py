@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -127,12 +128,39 @@ def test_names_never_become_paths(tmp_path, name, format):
     assert not Path("/tmp/escaped").exists()
 
 
-def test_no_permission(tmp_path):
-    if os.geteuid() == 0:
-        pytest.skip("root may write everywhere")
-    (tmp_path / "locked").mkdir(mode=0o500)
-    with pytest.raises(CheckpointError, match="Permission denied"):
-        save_params(params(), tmp_path / "locked" / "x")
+@contextlib.contextmanager
+def without_privileges():
+    """As a user who is not root, who may write everywhere."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def test_no_permission():
+    with tempfile.TemporaryDirectory() as name:  # pytest's own directories are closed to others
+        open_, closed = Path(name, "open"), Path(name, "closed")
+        Path(name).chmod(0o755)
+        save_params(params(), open_ / "unreadable")
+        closed.mkdir()
+        for path in (open_ / "unreadable").rglob("*"):
+            path.chmod(0 if path.is_file() else 0o755)
+        open_.chmod(0o555)
+        closed.chmod(0)
+        with without_privileges():
+            for write_to in (open_ / "x", closed / "x", open_ / "x" / "y"):
+                with pytest.raises(CheckpointError, match="no permission for"):
+                    save_params(params(), write_to)
+            with pytest.raises(CheckpointError, match="no permission for"):
+                load_params(open_ / "unreadable")
+            with pytest.raises(CheckpointError, match="may not be seen"):
+                load_params(closed / "x")
+        closed.chmod(0o755)
+        open_.chmod(0o755)
+        assert [path.name for path in open_.iterdir()] == ["unreadable"]
 
 
 @pytest.mark.parametrize("format", ["orbax", "safetensors"])

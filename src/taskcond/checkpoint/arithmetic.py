@@ -6,6 +6,7 @@ nothing of files.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -33,9 +34,10 @@ def weighted_mean(
     >>> weighted_mean([np.zeros(2), np.ones(2)], [1.0, 3.0]).tolist()
     [0.75, 0.75]
     """
-    first = _wide(values[0])
+    first, *others = map(_wide, values)
+    shares = np.divide(weights, sum(weights))
     # As differences from the first: (a + a + a) / 3 is not always a.
-    return first + _sum([_wide(x) - first for x in values], np.divide(weights, sum(weights)))
+    return first + _sum([x - first for x in others], shares[1:]) if others else first
 
 
 def task_arithmetic(
@@ -53,7 +55,7 @@ def task_arithmetic(
     [1.5]
     """
     wide = _wide(base)
-    return wide + _sum([_wide(x) - wide for x in values], np.multiply(weights, scale))
+    return wide + _sum([difference(x, wide) for x in values], np.multiply(weights, scale))
 
 
 def ties(
@@ -70,7 +72,7 @@ def ties(
     Args:
         base: What the models were fine-tuned from.
         values: One array for each model.
-        weights: One for each model, for election and average.
+        weights: One for each model, none negative, for election and average.
         scale: Factor on the result, the paper's lambda.
         thresholds: For each model the smallest magnitude that is kept; see
             `magnitude_threshold`.
@@ -81,7 +83,7 @@ def ties(
     """
     wide = _wide(base)
     changes = [
-        np.where(np.abs(change := _wide(x) - wide) < threshold, 0, change)
+        np.where(np.abs(change := difference(x, wide), dtype=np.float32) < threshold, 0, change)
         for x, threshold in zip(values, thresholds, strict=True)
     ]
     weighted = [w * change for w, change in zip(weights, changes, strict=True)]
@@ -120,8 +122,8 @@ def dare(
     wide = _wide(base)
     changes = []
     for value, key in zip(values, keys, strict=True):
-        kept = _hash(index + np.uint64(key)) <= np.uint64(int(density * 2.0**63) * 2 - 1)
-        changes.append(np.where(kept, (_wide(value) - wide) / wide.dtype.type(density), 0))
+        kept = _hash(index + np.uint64(key)) <= np.uint64(max(int(density * 2.0**63) * 2 - 1, 0))
+        changes.append(np.where(kept, difference(value, wide) / wide.dtype.type(density), 0))
     return wide + _sum(changes, np.multiply(weights, scale))
 
 
@@ -138,7 +140,7 @@ def leaf_key(seed: int, path: str, model: int) -> int:
 def magnitude_threshold(
     pieces: Callable[[], Iterable[Shaped[np.ndarray, "..."]]], density: float
 ) -> float:
-    """The magnitude that `density` of the entries reach: exact, without holding them.
+    """The magnitude that `density` of the entries reach: exact in float32, without holding them.
 
     The bits of non-negative floats are ordered as the floats are. So a histogram of their upper
     halves finds the upper half of the threshold, and one of the lower halves the rest.
@@ -162,6 +164,11 @@ def magnitude_threshold(
     return float(np.uint32(high << 16 | low).view(np.float32))
 
 
+def difference(value: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """What fine-tuning changed, as the methods see it."""
+    return _wide(value) - _wide(base)
+
+
 def _descend(histogram: np.ndarray, rank: int) -> tuple[int, int]:
     """The bin of the `rank`-th largest entry, and its rank within."""
     above = np.cumsum(histogram[::-1])
@@ -175,14 +182,12 @@ def _magnitude_bits(value: np.ndarray) -> np.ndarray:
 
 
 def _wide(value: np.ndarray) -> np.ndarray:
-    return value.astype(np.float64 if value.dtype == np.float64 else np.float32)
+    return value.astype(np.float64 if value.dtype == np.float64 else np.float32, copy=False)
 
 
 def _sum(changes: Sequence[np.ndarray], weights: Any) -> np.ndarray:
-    total = np.zeros_like(changes[0])
-    for change, weight in zip(changes, weights, strict=True):
-        total += change.dtype.type(weight) * change
-    return total
+    terms = [c.dtype.type(w) * c for c, w in zip(changes, weights, strict=True)]
+    return functools.reduce(np.add, terms)
 
 
 def _hash(index: np.ndarray) -> np.ndarray:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from itertools import repeat
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from taskcond.checkpoint import arithmetic
@@ -30,10 +32,10 @@ from taskcond.checkpoint.pieces import (
     relative,
 )
 from taskcond.checkpoint.reading import Checkpoint, StrPath, is_table, open_checkpoint
-from taskcond.checkpoint.recipe import Recipe
+from taskcond.checkpoint.recipe import RECORD, Recipe
 from taskcond.checkpoint.writing import Progress, check_output, write_checkpoint
+from taskcond.merge import count_nonfinite
 
-RECORD = "recipe.json"
 BLOCK_BYTES = 1 << 18
 Combine = Callable[[Box, Any, Sequence[np.ndarray]], np.ndarray]
 _PACKAGES = ("taskcond", "numpy", "jax", "orbax-checkpoint", "tensorstore")
@@ -47,17 +49,20 @@ class CombineReport:
         methods: `{path: method}` of the shared leaves.
         owners: `{task: the checkpoint that its row is from}`.
         hashes: `{checkpoint: SHA-256 of the values that were read}`; empty after a dry run.
+        nonfinite: `{checkpoint: {path: number of NaN and Inf}}`; likewise.
     """
 
     methods: dict[str, str]
     owners: dict[str, str]
     hashes: dict[str, str]
+    nonfinite: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
         rows = [
             *((f"{n} leaves", method) for method, n in Counter(self.methods.values()).items()),
             *((f"task {task!r}", f"from {path}") for task, path in self.owners.items()),
             *((f"sha256 {digest[:16]}", path) for path, digest in self.hashes.items()),
+            *(("NaN/Inf", f"{path}: {found}") for path, found in self.nonfinite.items()),
         ]
         width = max((len(row[0]) for row in rows), default=0)
         return "\n".join(f"{a:{width}}  {b}" for a, b in rows)
@@ -83,45 +88,46 @@ def combine_checkpoints(
         out: A local directory, which appears when it is complete.
         format: `"orbax"` or `"safetensors"`.
         overwrite: Whether to replace a checkpoint that is there.
-        dry_run: Whether to check everything and write nothing.
+        dry_run: Whether to check everything but the values, and write nothing.
         progress: Is called with the bytes that are done and those that there are.
+
+    Warns:
+        UserWarning: NaN or Inf in an input.
 
     Raises:
         CheckpointError: The recipe cannot be followed, the specialists are not of one base or
             claim the same tasks, inputs are not those of a `recipe.json`, or files cannot be read
             or written. Whatever the error, everything is as before.
     """
-    hashes: dict[str, str] = {}
+    hashes: dict[str, str] | None = None
     if not isinstance(recipe, Recipe):
         recipe, hashes = Recipe.load(recipe)
-    opened = [_open(s.path, s.lora_alpha) for s in recipe.specialists]
-    specialists = [_Input(*pair) for pair in opened]
-    base = None if recipe.base is None else _Input(*_open(recipe.base, None))
+    recipe = recipe.absolute()  # `recipe.json` is read from another directory
+    specialists, base = _open_all(recipe)
     inputs = specialists if base is None else [*specialists, base]
     sources = [x for one in inputs for x in (one.path, str(one.checkpoint.root))]
     check_output(out, format, overwrite, sources)
     _check(recipe, specialists, base)
     table = combine_tables(recipe, specialists, base)
     shared = {path: x for path, x in specialists[0].leaves.items() if not is_table(path)}
+    recipe.check_rules(shared)
     methods = {path: recipe.rule(path).method for path in shared}
     report = CombineReport(methods, table.owners if table else {}, {})
-    if dry_run:
-        return report
-    leaves = {path: Leaf(leaf.shape, leaf.dtype, leaf.piece) for path, leaf in shared.items()}
+    leaves = {path: leaf.chunked() for path, leaf in shared.items()}
     if table is not None:
         leaves[table.path] = table.leaf
 
     def cut(path: str) -> Iterator[tuple[Box, np.ndarray]]:
         if table is not None and path == table.path:
-            yield tuple(slice(0, n) for n in table.leaf.shape), table.value
+            for box in table.leaf.chunks():
+                yield box, table.value[box]
         else:
-            yield from _combine_leaf(recipe, path, specialists, base)
+            yield from _combine_leaf(recipe, path, leaves[path], specialists, base)
 
     def record() -> dict[str, str]:
         report.hashes = {one.path: one.hash.hexdigest() for one in inputs}
-        changed = [path for path, now in report.hashes.items() if hashes.get(path, now) != now]
-        if changed:
-            raise CheckpointError(f"not the inputs of the recorded merge: {changed} have changed")
+        if hashes is not None:
+            _compare_hashes(hashes, report.hashes)
         content = {"recipe": recipe.to_dict(), "versions": _versions(), "inputs": report.hashes}
         return {RECORD: json.dumps(content, indent=2) + "\n"}
 
@@ -134,8 +140,12 @@ def combine_checkpoints(
         sources=sources,
         conditioning=table.conditioning if table else None,
         extra=record,
+        dry_run=dry_run,
         progress=progress,
     )
+    report.nonfinite = {one.path: one.nonfinite for one in inputs if one.nonfinite}
+    if report.nonfinite:
+        warnings.warn(f"NaN or Inf was combined: {report.nonfinite}", stacklevel=2)
     return report
 
 
@@ -149,13 +159,42 @@ class _Input:
         self.leaves: dict[str, Leaf] = source.leaves
         self.read = source.read
         self.hash = hashlib.sha256()
+        self.nonfinite: dict[str, int] = {}
 
-    def pieces(self, path: str) -> Iterator[np.ndarray]:
+    def pieces(self, path: str, boxes: Iterable[Box]) -> Iterator[np.ndarray]:
         """The pieces of a leaf that enters the result, in order."""
-        for box in self.leaves[path].boxes():
+        for box in boxes:
             value = np.ascontiguousarray(self.read(path, box))
             self.hash.update(as_bytes(value))
+            if bad := count_nonfinite(value):
+                self.nonfinite[path] = self.nonfinite.get(path, 0) + bad
             yield value
+
+
+def _open_all(recipe: Recipe) -> tuple[list[_Input], _Input | None]:
+    """All inputs; `CheckpointError` names all that cannot be opened."""
+    wanted = [(s.path, s.lora_alpha) for s in recipe.specialists]
+    wanted += [] if recipe.base is None else [(recipe.base, None)]
+    opened, problems = [], []
+    for path, lora_alpha in wanted:
+        try:
+            opened.append(_Input(*_open(path, lora_alpha)))
+        except CheckpointError as error:
+            problems.append(str(error))
+    if problems:
+        raise CheckpointError("\n".join(problems))
+    count = len(recipe.specialists)
+    return opened[:count], (opened[count] if recipe.base is not None else None)
+
+
+def _compare_hashes(recorded: Mapping[str, str], found: Mapping[str, str]) -> None:
+    unknown = [path for path in found if path not in recorded]
+    changed = [path for path, now in found.items() if recorded.get(path, now) != now]
+    if unknown or changed:
+        raise CheckpointError(
+            f"not the inputs of the recorded merge: {changed} have changed, {unknown} are not in "
+            "the record; a recipe in TOML does not ask for the same inputs"
+        )
 
 
 def _open(path: str, lora_alpha: float | str | None) -> tuple[Checkpoint, Any]:
@@ -180,14 +219,14 @@ def _check(recipe: Recipe, specialists: Sequence[_Input], base: _Input | None) -
 
 
 def _combine_leaf(
-    recipe: Recipe, path: str, specialists: Sequence[_Input], base: _Input | None
+    recipe: Recipe, path: str, leaf: Leaf, specialists: Sequence[_Input], base: _Input | None
 ) -> Iterator[tuple[Box, np.ndarray]]:
-    leaf = specialists[0].leaves[path]
     combine = _combiner(recipe, path, specialists, base)
+    boxes = list(leaf.chunks())
     # A thread for each file, as decoding and hashing take longest.
-    values = zip(*(prefetch(one.pieces(path)) for one in specialists), strict=True)
-    before = repeat(None) if base is None else prefetch(base.pieces(path))
-    for box, old, new in zip(leaf.boxes(), before, values, strict=False):
+    values = zip(*(prefetch(one.pieces(path, boxes)) for one in specialists), strict=True)
+    before = repeat(None, len(boxes)) if base is None else prefetch(base.pieces(path, boxes))
+    for box, old, new in zip(boxes, before, values, strict=True):
         yield box, _in_blocks(combine, box, old, new, leaf.dtype)
 
 
@@ -197,7 +236,7 @@ def _in_blocks(
     """A piece, made from blocks so small that their arithmetic stays in the processor's cache."""
     shape = box_shape(box)
     result = np.empty(shape, dtype)
-    for block in grid(box, piece_shape(shape, shape, dtype.itemsize, BLOCK_BYTES)):
+    for block in grid(box, piece_shape(shape, dtype.itemsize, BLOCK_BYTES)):
         inside = (*relative(block, box), ...)
         old = None if before is None else before[inside]
         result[inside] = combine(block, old, [value[inside] for value in values])
@@ -212,7 +251,7 @@ def _combiner(
     # A weight of zero means no part in it: not even in the vote of TIES.
     used = [i for i, weight in enumerate(rule.weights or ()) if weight != 0.0]
     weights = [(rule.weights or ())[i] for i in used]
-    if not np.issubdtype(leaf.dtype, np.inexact) and leaf.dtype.kind in "iub":
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
         return lambda box, before, values: _equal(path, values)
     if not used:
         return lambda box, before, values: before
@@ -246,15 +285,16 @@ def _combiner(
 
 def _equal(path: str, values: Sequence[np.ndarray]) -> np.ndarray:
     if any((value != values[0]).any() for value in values):
-        raise CheckpointError(f"{path} has integers that differ, and those cannot be averaged")
+        raise CheckpointError(
+            f"{path} differs, and is {values[0].dtype}: only floating-point leaves can be combined"
+        )
     return values[0]
 
 
 def _threshold(specialist: _Input, base: _Input, path: str, density: float) -> float:
     def differences() -> Iterator[np.ndarray]:
         for box in specialist.leaves[path].boxes():
-            before, after = base.read(path, box), specialist.read(path, box)
-            yield after.astype(np.float32) - before.astype(np.float32)
+            yield arithmetic.difference(specialist.read(path, box), base.read(path, box))
 
     return arithmetic.magnitude_threshold(differences, density)
 

@@ -95,5 +95,5 @@ def _norm_stats(root: epath.Path) -> Any:
 
 def _beginning(source: Any, path: str) -> Box:
     leaf = source.leaves[path]
-    shape = piece_shape(leaf.shape, leaf.chunk, leaf.dtype.itemsize, SAMPLE_BYTES)
+    shape = piece_shape(leaf.shape, leaf.dtype.itemsize, SAMPLE_BYTES)
     return tuple(slice(0, n) for n in shape)

@@ -17,6 +17,8 @@ def explained(what: str) -> Iterator[None]:
         yield
     except CheckpointError:
         raise
+    except PermissionError as error:
+        raise CheckpointError(f"no permission for {error.filename}") from error
     except Exception as error:  # TensorStore raises bare ValueErrors and RuntimeErrors
         first_line = str(error).partition(" [")[0].strip() or type(error).__name__
         raise CheckpointError(f"{what}: {first_line}") from error

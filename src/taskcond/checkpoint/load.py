@@ -115,7 +115,7 @@ def save_params(
 
     def pieces(name: str) -> Iterator[tuple[Box, np.ndarray]]:
         value = np.asarray(arrays[name])
-        for box in leaf_of(value).boxes():
+        for box in leaf_of(value).chunks():
             yield box, value[(*box, ...)]  # an array also where it has no axes
 
     leaves = {name: leaf_of(value) for name, value in arrays.items()}

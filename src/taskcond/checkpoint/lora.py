@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from taskcond.checkpoint.errors import CheckpointError
-from taskcond.checkpoint.pieces import Box, Leaf
+from taskcond.checkpoint.pieces import Box, Leaf, Shape
 from taskcond.checkpoint.reading import Checkpoint, read_leaf
 
 _ATTENTION, _FEED_FORWARD = ("/lora_a", "/lora_b"), ("_lora_a", "_lora_b")
@@ -83,9 +83,19 @@ def _find(checkpoint: Checkpoint) -> dict[str, tuple[str, str]]:
                 found[stem + weight] = stem + a, stem + b
             else:
                 alone.append(path)
-    if alone or not found:
-        raise CheckpointError(
-            f"{checkpoint.path}: "
-            + (f"low-rank leaves without weight or other half: {alone}" if alone else "no LoRA")
-        )
+    problems = [f"low-rank leaves without weight or other half: {alone}"] if alone else []
+    odd = {
+        weight: [list(leaves[path].shape) for path in (weight, a, b)]
+        for weight, (a, b) in found.items()
+        if not _fits(*(leaves[path].shape for path in (weight, a, b)))
+    }
+    if odd:
+        problems.append(f"shapes that do not fit (weight, a, b): {odd}")
+    if problems or not found:
+        raise CheckpointError(f"{checkpoint.path}: " + ("; ".join(problems) or "no LoRA"))
     return found
+
+
+def _fits(weight: Shape, a: Shape, b: Shape) -> bool:
+    """Whether `a` is `[..., in, rank]` and `b` is `[..., rank, out]`."""
+    return (*a[:-1], b[-1]) == weight and (*b[:-2], a[-1]) == (*weight[:-2], b[-2])

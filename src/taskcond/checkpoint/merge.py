@@ -18,7 +18,6 @@ from taskcond.checkpoint.reading import (
     find_table,
     open_checkpoint,
     read_leaf,
-    read_pieces,
 )
 from taskcond.checkpoint.writing import Progress, check_output, leaf_of, write_checkpoint
 from taskcond.ids import NULL_TASK
@@ -96,7 +95,7 @@ def merge_checkpoint(
     kept    task_embeddings/embedding  as it is in the model
     """
     checkpoint = open_checkpoint(source)
-    job = _Job(checkpoint, out, format, overwrite, progress)
+    job = _Job(checkpoint, out, format, overwrite, dry_run, progress)
     flat = flatten(target)
     wanted = {path: flat[name] for path, name in unwrap(flat).items()}
     if task_rows is None and vocabulary is not None:
@@ -116,8 +115,7 @@ def merge_checkpoint(
         if leaf.source is not None and leaf.rows is not None:
             table = read_leaf(checkpoint, leaf.source)
             values[path] = take_rows(table, leaf.rows, new_rows, wanted[path])
-    if not dry_run:
-        job.write(wanted, plan, values, conditioning, report)
+    job.write(wanted, plan, values, conditioning, report)
     return report
 
 
@@ -158,7 +156,7 @@ def change_tasks(
         ValueError: Malformed `rows`, `new_rows` or `starts`.
     """
     checkpoint = open_checkpoint(source)
-    job = _Job(checkpoint, out, format, overwrite, progress)
+    job = _Job(checkpoint, out, format, overwrite, dry_run, progress)
     path = checkpoint.table
     if path is None:
         raise CheckpointError(f"{checkpoint.path} has no task table; merge adds one")
@@ -181,8 +179,7 @@ def change_tasks(
     for row, start in begin.items():
         value[row] = take_rows(table, [NULL_TASK], start, None)[0]
     report.resized[path] = report.resized[path].replace("zeros", _describe(old, begin))
-    if not dry_run:
-        job.write(wanted, plan, {path: value}, old.with_rows(rows, vocabulary), report)
+    job.write(wanted, plan, {path: value}, old.with_rows(rows, vocabulary), report)
     return report
 
 
@@ -194,6 +191,7 @@ class _Job:
     out: StrPath
     format: str
     overwrite: bool
+    dry_run: bool
     progress: Progress | None
 
     def __post_init__(self):
@@ -209,29 +207,23 @@ class _Job:
         report: MergeReport,
     ) -> None:
         """Writes what was planned; `values` has the leaves that do not come as they are."""
-        leaves = {}
-        for path, part in plan.items():
-            if path in values:
-                leaf = leaf_of(values[path])
-            else:
-                assert part.source is not None
-                leaf = self.checkpoint.leaves[part.source]
-            leaves[path] = Leaf(leaf.shape, np.dtype(wanted[path].dtype), leaf.piece)
+        leaves = {
+            path: self._leaf(values.get(path, part.source)).chunked(wanted[path].dtype)
+            for path, part in plan.items()
+        }
 
         def cut(path: str) -> Iterator[tuple[Box, np.ndarray]]:
-            source, dtype = plan[path].source, leaves[path].dtype
-            if path in values:
-                parts = (
-                    (box, np.asarray(values[path])[(*box, ...)]) for box in leaves[path].boxes()
-                )
-            else:
-                assert source is not None
-                parts = read_pieces(self.checkpoint, source)
-            for box, value in parts:
+            source, leaf = plan[path].source, leaves[path]
+            for box in leaf.chunks():
+                if path in values:
+                    value = np.asarray(values[path])[(*box, ...)]
+                else:
+                    assert source is not None
+                    value = self.checkpoint.read(source, box)
                 bad = count_nonfinite(value)
                 if bad and source is not None:
                     report.nonfinite[path] = report.nonfinite.get(path, 0) + bad
-                yield box, value.astype(dtype, copy=False)
+                yield box, value.astype(leaf.dtype, copy=False)
 
         write_checkpoint(
             self.out,
@@ -241,9 +233,14 @@ class _Job:
             overwrite=self.overwrite,
             sources=self.sources,
             conditioning=conditioning,
+            dry_run=self.dry_run,
             progress=self.progress,
         )
         warn_nonfinite(report)
+
+    def _leaf(self, value: Any) -> Leaf:
+        """Of a value in memory, or of a path in the checkpoint."""
+        return self.checkpoint.leaves[value] if isinstance(value, str) else leaf_of(value)
 
 
 def _unknown(table: Leaf) -> TaskConditioning:

@@ -18,12 +18,12 @@ compression.
 from __future__ import annotations
 
 import importlib.util
-import io
+import itertools
 import json
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +42,15 @@ from taskcond.checkpoint.pieces import (
     box_shape,
     flat_index,
     is_contiguous,
-    overlap,
     relative,
+    split,
 )
 
 METADATA = "_METADATA"
 _EMPTY = {"None", "Dict", "List", "Tuple", "NamedTuple", "Unknown", "string"}  # no array behind
 _PYTREE_HANDLER = "orbax.checkpoint._src.handlers.pytree_checkpoint_handler.PyTreeCheckpointHandler"
 _IN_FLIGHT = 4  # pieces
+_BLOCK = 1 << 20  # encoded bytes that are read at a time
 
 
 class OrbaxStore:
@@ -63,7 +64,7 @@ class OrbaxStore:
 
     def __init__(self, root: epath.Path):
         self._root = root
-        names, zarr3 = self._names()
+        names, options = self._names()
         # The pool holds the nodes of OCDBT's index; without it every read parses them anew.
         self._context = ts.Context({"cache_pool": {"total_bytes_limit": 1 << 24}})
         self._base: Any = _kvstore(root)
@@ -74,33 +75,44 @@ class OrbaxStore:
                 f"{root} is half-written: it has no manifest.ocdbt, as saving was interrupted"
             )
         with explained(f"{root} is damaged or half-written"):
-            opened = {path: self._open(name, zarr3) for path, name in names.items()}
+            opened = {path: self._open(name, options) for path, name in names.items()}
             self._arrays = {path: future.result() for path, future in opened.items()}
         self.leaves = {path: _leaf(array) for path, array in self._arrays.items()}
         self._compressor = {path: _stream_compressor(a) for path, a in self._arrays.items()}
-        self._stream: _ChunkStream | None = None
+        self._streams: dict[tuple[str, str], _ChunkStream] = {}
         self._chunk: tuple[str, Box, np.ndarray] | None = None
 
     def read(self, path: str, box: Box) -> Shaped[np.ndarray, "..."]:
         """A part of a leaf; cheap where the box is a piece, and they are read in order."""
-        leaf, array = self.leaves[path], self._arrays[path]
+        leaf = self.leaves[path]
+        with explained(f"{self._root}: {path} is damaged"):
+            if math.prod(leaf.chunk) * leaf.dtype.itemsize <= PIECE_BYTES:
+                return self._arrays[path][box].read().result()
+            parts = list(split(box, leaf.chunk))
+            if len(parts) == 1:
+                return self._read_part(path, box)
+            value = np.empty(box_shape(box), leaf.dtype)
+            for part in parts:
+                value[relative(part, box)] = self._read_part(path, part)
+            return value
+
+    def _read_part(self, path: str, box: Box) -> Shaped[np.ndarray, "..."]:
+        """What lies in one large chunk."""
+        leaf = self.leaves[path]
         chunk = tuple(
             slice(part.start // k * k, min(part.start // k * k + k, n))
             for part, k, n in zip(box, leaf.chunk, leaf.shape, strict=True)
         )
-        large = math.prod(leaf.chunk) * leaf.dtype.itemsize > PIECE_BYTES
-        with explained(f"{self._root}: {path} is damaged"):
-            if not large or overlap(box, chunk) != box:
-                return array[box].read().result()
-            inside, is_whole = relative(box, chunk), box_shape(chunk) == leaf.chunk
-            if self._compressor[path] and is_whole and is_contiguous(inside, leaf.chunk):
-                return self._read_stream(path, chunk, inside)
-            if self._chunk is None or self._chunk[:2] != (path, chunk):
-                self._chunk = None
-                self._chunk = path, chunk, array[chunk].read().result()
-            return self._chunk[2][inside]
+        inside, is_whole = relative(box, chunk), box_shape(chunk) == leaf.chunk
+        if self._compressor[path] and is_whole and is_contiguous(inside, leaf.chunk):
+            return self._read_stream(path, chunk, inside)
+        if self._chunk is None or self._chunk[:2] != (path, chunk):
+            self._chunk = None
+            self._chunk = path, chunk, self._arrays[path][chunk].read().result()
+        return self._chunk[2][inside]
 
-    def _names(self) -> tuple[dict[str, str], bool]:
+    def _names(self) -> tuple[dict[str, str], dict[str, Any]]:
+        """The name of each leaf, and how they are to be opened."""
         with explained(f"{self._root}/{METADATA} is damaged or half-written"):
             metadata = json.loads((self._root / METADATA).read_text())
             rows = [
@@ -111,29 +123,39 @@ class OrbaxStore:
         names = {"/".join(keys): ".".join(keys) for keys in rows}
         if not rows or len(names) < len(rows):
             raise CheckpointError(f"{self._root}: {'two' if rows else 'no'} leaves of one path")
-        return names, bool(metadata.get("use_zarr3"))
+        # Where zeros were written too, a missing chunk is damage and not zeros.
+        zeros_are_there = bool(metadata.get("store_array_data_equal_to_fill_value"))
+        return names, {
+            "driver": "zarr3" if metadata.get("use_zarr3") else "zarr",
+            "fill_missing_data_reads": not zeros_are_there,
+        }
 
-    def _open(self, name: str, zarr3: bool) -> Any:
+    def _open(self, name: str, options: Mapping[str, Any]) -> Any:
         base = self._base
         is_key = isinstance(base, dict) and base["driver"] == "ocdbt"
         # Elsewhere a name is a directory, and must not lead out of this one.
         if not is_key and ("/" in name or "\\" in name or name in (".", "..")):
             raise CheckpointError(f"{self._root}: {name!r} is no name for a leaf")
         kvstore = ts.KvStore.Spec(base) / f"{name}/"
-        driver = "zarr3" if zarr3 else "zarr"
-        spec = {"driver": driver, "kvstore": kvstore.to_json(), "recheck_cached_data": "open"}
+        spec = {**options, "kvstore": kvstore.to_json(), "recheck_cached_data": "open"}
         return ts.open(spec, open=True, context=self._context)
 
     def _read_stream(self, path: str, chunk: Box, inside: Box) -> np.ndarray:
-        leaf = self.leaves[path]
+        leaf, kvstore = self.leaves[path], self._arrays[path].kvstore
         start = flat_index(inside, leaf.chunk) * leaf.dtype.itemsize
-        stream = self._stream
-        if stream is None or stream.place != (path, chunk) or stream.position > start:
-            index = (part.start // k for part, k in zip(chunk, leaf.chunk, strict=True))
-            value = _Value(self._arrays[path].kvstore, ".".join(map(str, index)))
-            self._stream = stream = _ChunkStream((path, chunk), value, self._compressor[path])
+        shape = box_shape(inside)
+        index = (part.start // k for part, k in zip(chunk, leaf.chunk, strict=True))
+        key = ".".join(map(str, index))
+        if self._compressor[path] == "none":
+            data = _read_value(kvstore, key, start, math.prod(shape) * leaf.dtype.itemsize)
+            return np.frombuffer(data, leaf.dtype).reshape(shape)
+        stream = self._streams.get((path, key))
+        if stream is None or stream.position > start:
+            # One for each chunk of the leaf: a piece may lie in several.
+            self._streams = {k: s for k, s in self._streams.items() if k[0] == path}
+            self._streams[path, key] = stream = _ChunkStream(_Value(kvstore, key))
         stream.skip(start - stream.position)
-        return stream.read(box_shape(inside), leaf.dtype)
+        return stream.read(shape, leaf.dtype)
 
 
 class OrbaxWriter:
@@ -153,6 +175,8 @@ class OrbaxWriter:
                 path: ts.open(_new_array(base, path, leaf), create=True, context=context)
                 for path, leaf in leaves.items()
             }
+            for future in opened.values():
+                future.exception()  # none may write any more when this raises
             self._arrays = {path: future.result() for path, future in opened.items()}
         self._leaves = leaves
         self._pending: deque[Any] = deque()
@@ -193,17 +217,13 @@ class OrbaxWriter:
 
 
 class _ChunkStream:
-    """A chunk, decoded from its beginning to its end."""
+    """A Zstandard chunk, decoded from its beginning to its end."""
 
-    def __init__(self, place: tuple[str, Box], value: _Value, compressor: str):
-        self.place = place
+    def __init__(self, value: _Value):
+        import zstandard
+
         self.position = 0
-        raw = io.BufferedReader(value, 1 << 20)
-        self._file: Any = raw
-        if compressor == "zstd":
-            import zstandard
-
-            self._file = zstandard.ZstdDecompressor().stream_reader(raw, read_size=1 << 20)
+        self._file: Any = zstandard.ZstdDecompressor().stream_reader(value, read_size=_BLOCK)
 
     def read(self, shape: Shape, dtype: np.dtype) -> np.ndarray:
         value = np.empty(shape, dtype)
@@ -224,30 +244,40 @@ class _ChunkStream:
             nbytes -= step
 
 
-class _Value(io.RawIOBase):
-    """The encoded bytes under a key, as a file."""
+class _Value:
+    """The encoded bytes under a key, as a file; while a block is decoded the next one is read."""
 
     def __init__(self, kvstore: Any, key: str):
         self._kvstore, self._key, self._position = kvstore, key, 0
+        self._next: Any = self._request()
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        start, stop = self._position, self._position + len(buffer)
+    def read(self, size: int = -1) -> bytes:
+        """The next block, whatever the `size`; empty at the end."""
         try:
-            data = self._read(slice(start, stop))
-        except ValueError:  # the range goes past the end
-            data = self._read(slice(start, None))
-        buffer[: len(data)] = data
+            result = self._next.result()
+        except ValueError:  # the block would go past the end
+            data = _read_value(self._kvstore, self._key, self._position)
+        else:
+            data = _checked(result, self._key)
         self._position += len(data)
-        return len(data)
+        self._next = self._request()
+        return data
 
-    def _read(self, byte_range: slice) -> bytes:
-        result = self._kvstore.read(self._key, byte_range=byte_range).result()
-        if result.state != "value":
-            raise CheckpointError(f"chunk {self._key} is missing")
-        return result.value
+    def _request(self) -> Any:
+        block = slice(self._position, self._position + _BLOCK)
+        return self._kvstore.read(self._key, byte_range=block)
+
+
+def _read_value(kvstore: Any, key: str, start: int, size: int | None = None) -> bytes:
+    """A part of the bytes under a key: `size` of them, or all to the end."""
+    byte_range = slice(start, None if size is None else start + size)
+    return _checked(kvstore.read(key, byte_range=byte_range).result(), key)
+
+
+def _checked(result: Any, key: str) -> bytes:
+    if result.state != "value":
+        raise CheckpointError(f"chunk {key} is missing")
+    return result.value
 
 
 def _stream_compressor(array: Any) -> str:
@@ -279,13 +309,24 @@ def _leaf(array: Any) -> Leaf:
 
 def check_names(leaves: Mapping[str, Leaf]) -> None:
     """Raises `CheckpointError` for leaves that a directory cannot hold."""
-    empty = [path for path, leaf in leaves.items() if not leaf.size]
-    if empty:
-        raise CheckpointError(f"Orbax cannot hold arrays without entries: {empty}; leave them out")
+    problems = []
+    if not leaves:
+        problems.append("there are none")
+    if empty := [path for path, leaf in leaves.items() if not leaf.size]:
+        problems.append(f"arrays without entries: {empty}; leave them out")
     names = Counter(path.replace("/", ".") for path in leaves)
-    double = [name for name, count in names.items() if count > 1]
-    if double:
-        raise CheckpointError(f"leaves of the same name, once `/` has become a dot: {double}")
+    if double := [name for name, count in names.items() if count > 1]:
+        problems.append(f"the same name, once `/` has become a dot: {double}")
+    if odd := [path for path in leaves if {"", ".", ".."} & set(path.split("/"))]:
+        problems.append(f"paths with an empty part: {odd}")
+    if below := [path for path in leaves if any(p in leaves for p in _parents(path))]:
+        problems.append(f"leaves below other leaves: {below}")
+    if problems:
+        raise CheckpointError("Orbax cannot hold these leaves: " + "; ".join(problems))
+
+
+def _parents(path: str) -> Iterator[str]:
+    return itertools.accumulate(path.split("/")[:-1], "{}/{}".format)
 
 
 def _new_array(base: Mapping[str, Any], path: str, leaf: Leaf) -> dict[str, Any]:

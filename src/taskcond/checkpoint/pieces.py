@@ -1,7 +1,8 @@
 """How a leaf is cut into pieces, so that no operation ever holds a whole one.
 
-A piece lies within one of the chunks that the leaf is stored in, and is contiguous there: a chunk
-can then be decoded from its beginning to its end, whatever its size.
+Pieces are runs of the flattened array, in order. So they are the same however a leaf is stored, and
+what a piece has in common with a chunk is a run of that chunk: a chunk can be decoded from its
+beginning to its end, whatever its size.
 """
 
 from __future__ import annotations
@@ -53,39 +54,42 @@ class Leaf:
     @property
     def piece(self) -> Shape:
         """Shape of the pieces that `boxes` cuts."""
-        return piece_shape(self.shape, self.chunk, self.dtype.itemsize)
+        return piece_shape(self.shape, self.dtype.itemsize)
 
     def boxes(self) -> Iterator[Box]:
-        """The pieces, chunk by chunk, each chunk in C order.
+        """The pieces, in order; none where there are no entries.
 
         >>> leaf = Leaf((4, 3), np.dtype("float32"), (2, 3))
         >>> list(leaf.boxes())
-        [(slice(0, 2, None), slice(0, 3, None)), (slice(2, 4, None), slice(0, 3, None))]
+        [(slice(0, 4, None), slice(0, 3, None))]
         """
-        everything = tuple(slice(0, n) for n in self.shape)
-        for chunk in grid(everything, self.chunk):
-            yield from grid(chunk, self.piece)
+        return grid(tuple(slice(0, n) for n in self.shape), self.piece)
+
+    def chunks(self) -> Iterator[Box]:
+        """The chunks, in order."""
+        return grid(tuple(slice(0, n) for n in self.shape), self.chunk)
+
+    def chunked(self, dtype: np.dtype[Any] | None = None) -> Leaf:
+        """How we write it: in chunks that are pieces, both before and after a cast to `dtype`."""
+        dtype = self.dtype if dtype is None else np.dtype(dtype)
+        itemsize = max(self.dtype.itemsize, dtype.itemsize)
+        return Leaf(self.shape, dtype, piece_shape(self.shape, itemsize))
 
 
-def piece_shape(shape: Shape, chunk: Shape, itemsize: int, limit: int | None = None) -> Shape:
-    """The largest part of a chunk that is contiguous in C order and has at most `limit` bytes.
+def piece_shape(shape: Shape, itemsize: int, limit: int | None = None) -> Shape:
+    """The largest part of an array that is contiguous in C order and has at most `limit` bytes.
 
-    It divides the chunk, so that a leaf written in chunks of this shape is written in whole ones.
-
-    >>> piece_shape((100, 1 << 20), (100, 1 << 20), 4, 32 << 20)
+    >>> piece_shape((100, 1 << 20), 4, 32 << 20)
     (8, 1048576)
     """
     limit = PIECE_BYTES if limit is None else limit
-    piece = [min(c, n) for c, n in zip(chunk, shape, strict=True)]
+    piece = list(shape)
     for axis, length in enumerate(piece):
         rest = math.prod(piece[axis + 1 :]) * itemsize
         if length * rest <= limit:
             break
-        fits = max(1, limit // rest)
-        if length < shape[axis]:
-            fits = max(k for k in range(1, fits + 1) if length % k == 0)
-        piece[axis] = fits
-        if fits > 1:
+        piece[axis] = max(1, limit // rest)
+        if piece[axis] > 1:
             break
     return tuple(piece)
 
@@ -156,7 +160,28 @@ def prefetch(items: Iterable[T]) -> Iterator[T]:
 def grid(box: Box, step: Shape) -> Iterator[Box]:
     """Cuts a box into smaller ones, in C order."""
     axes = [
-        [slice(i, min(i + k, part.stop)) for i in range(part.start, part.stop, k)]
+        [slice(i, min(i + k, part.stop)) for i in range(part.start, part.stop, max(k, 1))]
         for part, k in zip(box, step, strict=True)
     ]
     yield from itertools.product(*axes)
+
+
+def split(box: Box, chunk: Shape) -> Iterator[Box]:
+    """Cuts a box where the chunks of an array end.
+
+    >>> list(split((slice(1, 5),), (2,)))
+    [(slice(1, 2, None),), (slice(2, 4, None),), (slice(4, 5, None),)]
+    """
+    axes = []
+    for part, k in zip(box, chunk, strict=True):
+        edges = [part.start, *range(part.start // k * k + k, part.stop, k), part.stop]
+        axes.append([slice(*edge) for edge in itertools.pairwise(edges)])
+    yield from itertools.product(*axes)
+
+
+def is_aligned(box: Box, leaf: Leaf) -> bool:
+    """Whether a box begins and ends with chunks of the leaf."""
+    return all(
+        part.start % k == 0 and (part.stop % k == 0 or part.stop == n)
+        for part, k, n in zip(box, leaf.chunk, leaf.shape, strict=True)
+    )

@@ -16,9 +16,18 @@ import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from taskcond.checkpoint.conditioning import FILE
 from taskcond.checkpoint.errors import CheckpointError, explained
 from taskcond.checkpoint.orbax import METADATA
+from taskcond.checkpoint.recipe import RECORD
 from taskcond.checkpoint.safetensors import INDEX_SUFFIX, SUFFIX
+
+_PARTS = {
+    *("_CHECKPOINT_METADATA", "_sharding", "array_metadatas", "checkpoint", "commit_success.txt"),
+    *("d", "descriptor", "manifest.ocdbt", "_strings.json"),
+    *(FILE, RECORD),
+}
+"""What lies in a checkpoint's directory, beside `_METADATA` and the leaves."""
 
 _EXCHANGE, _AT_FDCWD = 2, -100  # of renameat2(2)
 
@@ -26,6 +35,8 @@ _EXCHANGE, _AT_FDCWD = 2, -100  # of renameat2(2)
 @contextlib.contextmanager
 def staged(out: Path, overwrite: bool, sources: Iterable[str] = ()) -> Iterator[Path]:
     """Yields an empty directory; it becomes `out` at the end, unless there is an error.
+
+    Where `out` is a symbolic link, what it points to is written, and the link stays.
 
     Args:
         out: Where the directory is to appear.
@@ -36,16 +47,18 @@ def staged(out: Path, overwrite: bool, sources: Iterable[str] = ()) -> Iterator[
         CheckpointError: `out` exists, is no checkpoint, or overlaps with a source; no permission;
             the disk is full. Then everything is as before.
     """
-    check_place(out, overwrite, sources)
+    out = out.resolve()
     partial = _beside(out, "partial")
     with explained(f"{out} cannot be written"):
+        check_place(out, overwrite, sources)
         _recover(out)
         _remove(partial)
         partial.mkdir(parents=True)
     try:
-        yield partial
+        with _named(partial, out):
+            yield partial
         with explained(f"{out} cannot be written"):
-            _sync(partial)
+            sync(partial)
             if out.exists():
                 check_place(out, overwrite, sources)  # it may be there only since a moment ago
                 _replace(partial, out)
@@ -54,6 +67,15 @@ def staged(out: Path, overwrite: bool, sources: Iterable[str] = ()) -> Iterator[
             _sync_directory(out.parent)
     finally:
         _remove(partial)
+
+
+@contextlib.contextmanager
+def _named(partial: Path, out: Path) -> Iterator[None]:
+    """Errors name `out`, and not where it is prepared."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace(str(partial), str(out))) from error
 
 
 def check_place(out: Path, overwrite: bool, sources: Iterable[str] = ()) -> None:
@@ -71,14 +93,26 @@ def check_place(out: Path, overwrite: bool, sources: Iterable[str] = ()) -> None
         return
     if not overwrite:
         raise CheckpointError(f"{out} exists; overwrite=True (--overwrite) replaces it")
-    if not out.is_dir() or not _is_checkpoint(out):
+    if not out.is_dir() or not any(map(_is_root, out.iterdir())):
         raise CheckpointError(f"{out} is no checkpoint, and will not be overwritten")
+    if foreign := sorted(child.name for child in out.iterdir() if not _is_part(child)):
+        raise CheckpointError(
+            f"{out} also holds {foreign}, which would be lost; move them, or write elsewhere"
+        )
 
 
-def _is_checkpoint(path: Path) -> bool:
-    return any(
-        child.name == METADATA or child.name.endswith((SUFFIX, INDEX_SUFFIX))
-        for child in path.iterdir()
+def _is_root(child: Path) -> bool:
+    return child.name == METADATA or child.name.endswith((SUFFIX, INDEX_SUFFIX))
+
+
+def _is_part(child: Path) -> bool:
+    """Whether an entry of a directory belongs to a checkpoint."""
+    return (
+        _is_root(child)
+        or child.name in _PARTS
+        or child.name.startswith("ocdbt.process_")
+        or (child / ".zarray").exists()
+        or (child / "zarr.json").exists()
     )
 
 
@@ -136,11 +170,13 @@ def _is_running(pid: int) -> bool:
 
 
 def _remove(path: Path) -> None:
+    if path.is_symlink():
+        path.unlink()
     shutil.rmtree(path, ignore_errors=True)
 
 
-def _sync(directory: Path) -> None:
-    """Sees to it that a power failure after the renaming finds everything on the disk."""
+def sync(directory: Path) -> None:
+    """Returns when all that is in a directory would survive a power failure."""
     for parent, _, names in os.walk(directory):
         for name in names:
             with open(os.path.join(parent, name), "rb") as file:

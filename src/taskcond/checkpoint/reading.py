@@ -14,7 +14,16 @@ from jaxtyping import Shaped
 from taskcond.checkpoint.conditioning import FILE, TaskConditioning
 from taskcond.checkpoint.errors import CheckpointError, explained
 from taskcond.checkpoint.orbax import METADATA, OrbaxStore
-from taskcond.checkpoint.pieces import Box, Leaf, box_shape, overlap, relative
+from taskcond.checkpoint.pieces import (
+    Box,
+    Leaf,
+    box_shape,
+    grid,
+    is_aligned,
+    overlap,
+    piece_shape,
+    relative,
+)
 from taskcond.checkpoint.safetensors import SafetensorsStore, is_safetensors
 from taskcond.merge import TASK_TABLES
 from taskcond.trees import unwrap
@@ -142,7 +151,10 @@ def read_leaf(source: Leaves, path: str, box: Box | None = None) -> Shaped[np.nd
     leaf = source.leaves[path]
     box = tuple(slice(0, n) for n in leaf.shape) if box is None else box
     value = np.empty(box_shape(box), leaf.dtype)
-    for piece in leaf.boxes():
+    # Chunks can be read from the beginning alone: other boxes are cut from all that is there.
+    aligned = is_aligned(box, leaf)
+    cut = grid(box, piece_shape(box_shape(box), leaf.dtype.itemsize)) if aligned else leaf.boxes()
+    for piece in cut:
         common = overlap(box, piece)
         if common is not None:
             value[relative(common, box)] = source.read(path, piece)[relative(common, piece)]
@@ -156,7 +168,7 @@ def _is_orbax(path: epath.Path) -> bool:
 def _locate(path: epath.Path) -> epath.Path:
     """The directory or file with the arrays."""
     if not path.exists():
-        raise CheckpointError(f"{path} does not exist")
+        raise CheckpointError(f"{path} does not exist, or may not be seen")
     if not path.is_dir():
         if is_safetensors(path):
             return path

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import operator
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,7 @@ _DTYPES = {
     "BOOL": np.dtype("bool"),
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_ABOUT = "__metadata__"
 _MAX_HEADER = 100 << 20  # that of the reference implementation
 
 
@@ -61,8 +64,14 @@ class SafetensorsStore:
     def __init__(self, root: epath.Path):
         self.leaves: dict[str, Leaf] = {}
         self._places: dict[str, tuple[Any, int]] = {}
-        for file in _files(root):
+        files, names = _files(root)
+        for file in files:
             self._add(file)
+        missing = sorted(name for name in names if _path(name) not in self.leaves)
+        if missing or not self.leaves:
+            raise CheckpointError(
+                f"{root} is incomplete: its files lack {missing}" if missing else f"{root} is empty"
+            )
 
     def read(self, path: str, box: Box) -> Shaped[np.ndarray, "..."]:
         """A part of a leaf; cheap where it is contiguous."""
@@ -88,7 +97,10 @@ class SafetensorsStore:
             size = file.stat().length
             end = 0
             for name, entry in header.items():
-                leaf = Leaf(tuple(entry["shape"]), _DTYPES[entry["dtype"]], tuple(entry["shape"]))
+                if entry["dtype"] not in _DTYPES:
+                    raise ValueError(f"{name} has the unknown dtype {entry['dtype']}")
+                shape = tuple(operator.index(n) for n in entry["shape"])
+                leaf = Leaf(shape, _DTYPES[entry["dtype"]], shape)
                 start, stop = entry["data_offsets"]
                 if start != end or stop - start != leaf.nbytes:
                     raise ValueError(f"{name} is at {start}..{stop}, {leaf.nbytes} bytes expected")
@@ -109,13 +121,6 @@ class SafetensorsWriter:
         self._root = root
         self._leaves = leaves
         self._places: dict[str, tuple[Any, int]] = {}
-        wrong = {path: str(x.dtype) for path, x in leaves.items() if x.dtype not in _NAMES}
-        dots = [path for path in leaves if "." in path]
-        if wrong or dots:
-            raise CheckpointError(
-                f"safetensors cannot hold {wrong or dots}: "
-                + ("no such dtype" if wrong else "a dot in a path cannot be told from a `/`")
-            )
         self._files = []
         with explained(f"{root} cannot be written"):
             shards = _shards(leaves, SHARD_BYTES)
@@ -147,7 +152,7 @@ class SafetensorsWriter:
                 file.close()
 
     def _create(self, shard: list[str], part: str) -> None:
-        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        header: dict[str, Any] = {_ABOUT: {"format": "pt"}}
         end = 0
         for path in shard:
             leaf = self._leaves[path]
@@ -176,6 +181,17 @@ class SafetensorsWriter:
         (self._root / f"model{INDEX_SUFFIX}").write_text(json.dumps(index, indent=2))
 
 
+def check_safetensors(leaves: Mapping[str, Leaf]) -> None:
+    """Raises `CheckpointError` for leaves that a file cannot hold, all of them at once."""
+    wrong = {path: str(x.dtype) for path, x in leaves.items() if x.dtype not in _NAMES}
+    dots = [path for path in leaves if "." in path or path == _ABOUT]
+    problems = [f"no dtype for {wrong}"] if wrong else []
+    if dots:
+        problems.append(f"names {dots}, as a dot cannot be told from a `/`")
+    if problems:
+        raise CheckpointError("safetensors cannot hold these leaves: " + "; ".join(problems))
+
+
 def is_safetensors(root: epath.Path) -> bool:
     """Whether this is, or holds, a safetensors checkpoint."""
     if not root.is_dir():
@@ -183,7 +199,8 @@ def is_safetensors(root: epath.Path) -> bool:
     return any(child.name.endswith((SUFFIX, INDEX_SUFFIX)) for child in root.iterdir())
 
 
-def _files(root: epath.Path) -> list[epath.Path]:
+def _files(root: epath.Path) -> tuple[list[epath.Path], list[str]]:
+    """The files, and the names that an index promises."""
     if root.is_dir():
         found = list(root.iterdir())
         indices = [child for child in found if child.name.endswith(INDEX_SUFFIX)]
@@ -193,13 +210,17 @@ def _files(root: epath.Path) -> list[epath.Path]:
             raise CheckpointError(f"{root} holds {names}; pass the one that you mean")
         root = files[0]
     if not root.name.endswith(INDEX_SUFFIX):
-        return [root]
+        shard = re.search(r"-\d+-of-(\d+)\.safetensors$", root.name)
+        if shard and int(shard[1]) > 1:
+            raise CheckpointError(f"{root} is one of {int(shard[1])} files; pass their index")
+        return [root], []
     with explained(f"{root} is no index of safetensors files"):
-        names = sorted(set(json.loads(root.read_text())["weight_map"].values()))
+        places = json.loads(root.read_text())["weight_map"]
+        names = sorted(set(places.values()))
         outside = [name for name in names if os.path.basename(name) != name or name in ("", "..")]
     if outside:
         raise CheckpointError(f"{root} names files outside of its directory: {outside}")
-    return [root.parent / name for name in names]
+    return [root.parent / name for name in names], list(places)
 
 
 def _header(file: epath.Path) -> tuple[dict[str, Any], int]:
@@ -211,7 +232,7 @@ def _header(file: epath.Path) -> tuple[dict[str, Any], int]:
     if len(text) != length:
         raise ValueError("its header is cut off")
     header = json.loads(text)
-    header.pop("__metadata__", None)
+    header.pop(_ABOUT, None)
     return dict(sorted(header.items(), key=lambda x: x[1]["data_offsets"])), 8 + length
 
 

@@ -11,12 +11,12 @@ import numpy as np
 from etils import epath
 
 from taskcond.checkpoint.conditioning import TaskConditioning
-from taskcond.checkpoint.errors import CheckpointError
+from taskcond.checkpoint.errors import CheckpointError, explained
 from taskcond.checkpoint.orbax import OrbaxStore, OrbaxWriter, check_names
 from taskcond.checkpoint.pieces import Box, Leaf, prefetch
-from taskcond.checkpoint.publish import check_place, staged
+from taskcond.checkpoint.publish import check_place, staged, sync
 from taskcond.checkpoint.reading import StrPath, check_table
-from taskcond.checkpoint.safetensors import SafetensorsStore, SafetensorsWriter
+from taskcond.checkpoint.safetensors import SafetensorsStore, SafetensorsWriter, check_safetensors
 
 Progress = Callable[[int, int], None]
 """Is called with the bytes that are done and those that there are."""
@@ -32,6 +32,7 @@ def write_checkpoint(
     sources: Iterable[str] = (),
     conditioning: TaskConditioning | None = None,
     extra: Callable[[], Mapping[str, str]] = dict,
+    dry_run: bool = False,
     progress: Progress | None = None,
 ) -> None:
     """Writes a checkpoint; it appears at `out` when it is complete and has been read back.
@@ -39,12 +40,13 @@ def write_checkpoint(
     Args:
         out: A local directory; for openpi, one that ends in `params`.
         leaves: What to write, by plain path, with the chunks to write it in.
-        pieces: Gives the boxes and values of a leaf; each must be whole chunks.
+        pieces: Gives the chunks of a leaf and their values, in order.
         format: `"orbax"` (all below `params`, as released weights are) or `"safetensors"`.
         overwrite: Whether to replace a checkpoint that is there.
         sources: Paths that are read meanwhile.
         conditioning: What to write to `task_conditioning.json`.
         extra: Gives the names and the content of more text files, once the pieces are written.
+        dry_run: Whether to refuse what cannot be written, and write nothing.
         progress: See `Progress`.
 
     Raises:
@@ -52,8 +54,9 @@ def write_checkpoint(
     """
     out = check_output(out, format, overwrite, sources)
     check_table(leaves, conditioning, str(out))
-    if format == "orbax":
-        check_names(leaves)
+    (check_safetensors if format == "safetensors" else check_names)(leaves)
+    if dry_run:
+        return
     # Orbax gets the layout of released weights, which openpi reads.
     full = {path if format == "safetensors" else f"params/{path}": path for path in leaves}
     todo = {name: leaves[path] for name, path in full.items()}
@@ -73,7 +76,9 @@ def write_checkpoint(
             conditioning.save(partial)
         for name, text in extra().items():
             (partial / name).write_text(text, encoding="utf-8")
-        _verify(partial, todo, format)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(sync, partial)  # the disk writes while the processors read back
+            _verify(partial, todo, format)
 
 
 def check_output(out: StrPath, format: str, overwrite: bool, sources: Iterable[str]) -> Path:
@@ -82,14 +87,14 @@ def check_output(out: StrPath, format: str, overwrite: bool, sources: Iterable[s
         raise CheckpointError(f"format must be 'orbax' or 'safetensors', got {format!r}")
     if "://" in str(out):
         raise CheckpointError(f"{out} is not local; write to a disk and copy the directory")
-    check_place(Path(out), overwrite, sources)
+    with explained(f"{out} cannot be written"):
+        check_place(Path(out), overwrite, sources)
     return Path(out)
 
 
 def leaf_of(value: Any) -> Leaf:
     """How an array in memory is written."""
-    leaf = Leaf(tuple(value.shape), np.dtype(value.dtype), tuple(value.shape))
-    return Leaf(leaf.shape, leaf.dtype, leaf.piece)
+    return Leaf(tuple(value.shape), np.dtype(value.dtype), tuple(value.shape)).chunked()
 
 
 def _all(
@@ -112,7 +117,7 @@ def _verify(root: Path, leaves: Mapping[str, Leaf], format: str) -> None:
         def check(piece: tuple[str, Box]) -> None:
             store.read(*piece)
 
-        pieces = ((name, box) for name in leaves for box in store.leaves[name].boxes())
+        pieces = ((name, box) for name in leaves for box in store.leaves[name].chunks())
         with ThreadPoolExecutor() as pool:
             for _ in pool.map(check, pieces):
                 pass
