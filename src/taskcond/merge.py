@@ -426,13 +426,20 @@ def _rename(source: Iterable[str], rename: Mapping[str, str]) -> dict[str, str]:
     taken: dict[str, str] = {}
     for path in source:
         match = next(((m, new) for rule, new in rules if (m := rule.fullmatch(path))), None)
-        names[path] = match[0].expand(match[1]) if match else path
+        names[path] = _expand(*match) if match else path
         if names[path] in taken:
             raise ValueError(
                 f"rename gives {taken[names[path]]!r} and {path!r} the same path {names[path]!r}"
             )
         taken[names[path]] = path
     return names
+
+
+def _expand(match: re.Match[str], new: str) -> str:
+    try:
+        return match.expand(new)
+    except (re.error, IndexError) as error:
+        raise ValueError(f"rename to {new!r} does not fit {match.re.pattern!r}: {error}") from error
 
 
 def _can_cast(old: Any, new: Any) -> bool:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +21,8 @@ from taskcond.checkpoint.combine import combine_checkpoints
 from taskcond.checkpoint.errors import CheckpointError
 from taskcond.checkpoint.inspect import diff_checkpoints, inspect_checkpoint
 from taskcond.checkpoint.merge import change_tasks, merge_checkpoint
-from taskcond.checkpoint.reading import Checkpoint, open_checkpoint
+from taskcond.checkpoint.reading import Checkpoint, is_table, open_checkpoint
+from taskcond.merge import MergeError
 from taskcond.vocabulary import TaskVocabulary
 
 TABLE = "task_embeddings/embedding"
@@ -27,16 +31,44 @@ TABLE = "task_embeddings/embedding"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns 0, or 1 where it was refused. Wrong usage exits with 2."""
     options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a task's name may have letters it cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         report = options.run(options)
-    except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
-        reason = error.args[0] if isinstance(error, KeyError) and error.args else error
-        if options.json:
-            print(json.dumps({"error": str(reason)}))
-        print(f"taskcond: {reason}", file=sys.stderr)
-        return 1
-    print(json.dumps(_plain(report), indent=2) if options.json else report)
+        print(json.dumps(_plain(report), indent=2) if options.json else report, flush=True)
+    except BrokenPipeError:  # whoever read it has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        _refuse(options, "interrupted; nothing was written")
+        return 130
+    except Exception as error:
+        return _refuse(options, _reason(error))
     return 0
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MergeError):
+        # What the library says in Python, in flags.
+        lines = [line for line in str(error).splitlines() if not line.startswith("to ")]
+        flags = [f"--keep '{re.escape(path)}'" for path in (*error.missing, *error.mismatched)]
+        flags += [f"--drop '{re.escape(path)}'" for path in (*error.unexpected, *error.mismatched)]
+        if flags:
+            lines.append(f"to accept this: {' '.join(flags)}")
+        if any(map(is_table, error.mismatched)):
+            lines.append("to remap task rows: --vocabulary, or --rows=0,2,-1 (-1 for a new task)")
+        return "\n".join(lines)
+    if isinstance(error, KeyError) and error.args:
+        return str(error.args[0])
+    expected = isinstance(error, (ValueError, TypeError, OSError, ImportError))
+    return str(error) if expected else f"{type(error).__name__}: {error}"
+
+
+def _refuse(options: argparse.Namespace, reason: str) -> int:
+    if options.json:
+        print(json.dumps({"error": reason}))
+    print(f"taskcond: {reason}", file=sys.stderr)
+    return 1
 
 
 def _inspect(options: argparse.Namespace) -> Any:
@@ -112,7 +144,7 @@ def _target(options: argparse.Namespace, source: Checkpoint) -> dict[str, Any]:
         }
     if options.num_tasks is not None:
         old = target.get(TABLE)
-        features = options.features or (None if old is None else old.shape[1])
+        features = options.features or (None if old is None else old.shape[-1])
         if features is None:
             raise CheckpointError(
                 "--num-tasks needs --features: the width of the timestep embedding (for π0 and "
@@ -138,7 +170,7 @@ def _read_tree(path: str) -> dict[str, Any]:
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             tree = {name: (tuple(x["shape"]), x["dtype"]) for name, x in content.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(
                 f'{path} is no tree of parameters, {{"path": {{"shape", "dtype"}}}}: {error}'
             ) from error
@@ -230,10 +262,14 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("source")
     merge.add_argument("out", help="a new directory; for openpi, one that ends in params")
     merge.add_argument("--target", help="the new model: a checkpoint, or JSON of shapes and dtypes")
-    merge.add_argument("--num-tasks", type=int, help="add a task table of this height")
-    merge.add_argument("--features", type=int, help="its width: that of the timestep embedding")
+    merge.add_argument("--num-tasks", type=_positive, help="add a task table of this height")
+    merge.add_argument(
+        "--features", type=_positive, help="its width: that of the timestep embedding"
+    )
     merge.add_argument("--vocabulary", help="the model's tasks: JSON, or a LeRobot dataset")
-    merge.add_argument("--rows", type=_rows, help="old row of each new one, -1 for new: 0,2,-1")
+    merge.add_argument(
+        "--rows", type=_rows, help="old row of each new one, -1 for new: --rows=0,2,-1"
+    )
     merge.add_argument(
         "--new-rows",
         type=_start,
@@ -261,14 +297,16 @@ def _parser() -> argparse.ArgumentParser:
     tasks.add_argument("out")
     tasks.add_argument("--vocabulary", help="the new tasks: JSON, or a LeRobot dataset")
     tasks.add_argument("--source-vocabulary", help="the old ones, if the checkpoint does not say")
-    tasks.add_argument("--rows", type=_rows, help="old row of each new one, -1 for new: 0,2,-1")
+    tasks.add_argument(
+        "--rows", type=_rows, help="old row of each new one, -1 for new: --rows=0,2,-1"
+    )
     tasks.add_argument(
         "--add", action="append", type=_addition, default=[], metavar="NAME[=START]",
         help="a task more, and what its row starts from",
     )  # fmt: skip
     tasks.add_argument("--remove", action="append", default=[], metavar="NAME")
     tasks.add_argument(
-        "--new-rows", type=_start, default="zeros", help="what new rows are: zeros, mean, a task"
+        "--new-rows", default="zeros", help="what new rows are: a task's name, zeros, mean, a row"
     )
     _add_output(tasks)
 
@@ -320,6 +358,12 @@ def _pair(text: str) -> tuple[str, str]:
     return pattern, path
 
 
-def _addition(text: str) -> tuple[str, str | int | None]:
-    name, separator, start = text.partition("=")
-    return name, _start(start) if separator else None
+def _addition(text: str) -> tuple[str, str | None]:
+    name, separator, start = text.rpartition("=")
+    return (name, start) if separator else (text, None)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)

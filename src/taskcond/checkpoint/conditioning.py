@@ -95,7 +95,7 @@ class TaskConditioning:
                 if frames is None
                 else tuple(None if n is None else _integer(n) for n in frames),
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{where} is malformed: {error!s}") from error
 
     def to_json(self) -> str:
@@ -182,7 +182,24 @@ class TaskConditioning:
         return str(task) if self.vocabulary is None else self.vocabulary.names[task]
 
     def with_rows(self, rows: Any, vocabulary: TaskVocabulary | None) -> TaskConditioning:
-        """That of a table whose row `i` is this one's `rows[i]`, or a new one for `NULL_TASK`."""
+        """That of a table whose row `i` is this one's `rows[i]`, or a new one for `NULL_TASK`.
+
+        Raises:
+            CheckpointError: A row would get the name of another task.
+        """
+        if vocabulary is not None and len(vocabulary) != len(rows):
+            raise CheckpointError(f"the vocabulary has {len(vocabulary)} tasks, rows {len(rows)}")
+        if vocabulary is not None and self.vocabulary is not None:
+            pairs = [
+                (self.vocabulary.names[row], name)
+                for row, name in zip(rows, vocabulary, strict=True)
+                if row != NULL_TASK
+            ]
+            if renamed := {old: new for old, new in pairs if old != new}:
+                raise CheckpointError(
+                    f"rows and vocabulary contradict each other: the rows of these tasks would "
+                    f"get another's name: {renamed}. To rename tasks, edit {FILE}"
+                )
         old = self.frames_seen or (None,) * self.num_tasks
         frames = tuple(0 if row == NULL_TASK else old[row] for row in rows)
         known = frames if any(n is not None for n in frames) else None

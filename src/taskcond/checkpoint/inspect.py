@@ -190,12 +190,19 @@ def _distance(a: Checkpoint, b: Checkpoint, path: str) -> float | None:
         y = b.read(path, box)
         if x.tobytes() != y.tobytes():
             equal = False
-            wide = x.astype(np.float64)
-            difference += float(np.sum((y.astype(np.float64) - wide) ** 2))
-        norm += float(np.sum(np.square(x, dtype=np.float64)))
+            difference += _squares(_wide(y) - _wide(x))
+        norm += _squares(_wide(x))
     if equal:
         return None
     return math.sqrt(difference / norm) if norm else math.inf
+
+
+def _wide(value: np.ndarray) -> np.ndarray:
+    return value.astype(np.complex128 if np.iscomplexobj(value) else np.float64)
+
+
+def _squares(value: np.ndarray) -> float:
+    return float(np.sum(np.square(np.abs(value))))
 
 
 def _tasks(checkpoint: Checkpoint) -> list[dict[str, Any]]:

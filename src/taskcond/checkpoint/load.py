@@ -67,11 +67,24 @@ def load_params(
     shardings = (
         flatten(sharding) if isinstance(sharding, Mapping) else dict.fromkeys(flat, sharding)
     )
+    if isinstance(sharding, Mapping) and (extra := sorted(set(shardings) - set(flat))):
+        raise CheckpointError(f"sharding has leaves that the parameters lack: {extra}")
+    places = {name: _placement(target[name], shardings.get(full[name])) for name in target}
+    narrow = {
+        name: str(target[name].dtype)
+        for name, place in places.items()
+        if place is not np
+        and jax.dtypes.canonicalize_dtype(target[name].dtype) != target[name].dtype
+    }
+    if narrow:
+        raise CheckpointError(
+            f"jax would cut these to 32 bits: {narrow}; switch on jax_enable_x64, or ask for "
+            "another dtype with like"
+        )
     result: dict[str, Any] = {}
     total, done = sum(leaf.nbytes for leaf in checkpoint.leaves.values()), 0
     for name in sorted(target, key=lambda name: -checkpoint.leaves[name].nbytes):
-        where = _placement(target[name], shardings.get(full[name]))
-        result[full[name]] = _load(checkpoint, name, target[name].dtype, where)
+        result[full[name]] = _load(checkpoint, name, target[name].dtype, places[name])
         done += checkpoint.leaves[name].nbytes
         if progress is not None:
             progress(done, total)
@@ -109,13 +122,15 @@ def save_params(
     """
     flat = flatten(params)
     arrays = {plain: flat[name] for plain, name in unwrap(flat).items()}
+    if strange := [name for name, x in arrays.items() if not hasattr(x, "dtype")]:
+        raise CheckpointError(f"no arrays: {strange}; make them arrays, or leave them out")
     far = [name for name, x in arrays.items() if not getattr(x, "is_fully_addressable", True)]
     if far:
         raise CheckpointError(f"other processes hold parts of {far}; save those with Orbax itself")
 
     def pieces(name: str) -> Iterator[tuple[Box, np.ndarray]]:
-        value = np.asarray(arrays[name])
-        for box in leaf_of(value).chunks():
+        value = np.asarray(arrays[name]).astype(leaves[name].dtype, copy=False)
+        for box in leaves[name].chunks():
             yield box, value[(*box, ...)]  # an array also where it has no axes
 
     leaves = {name: leaf_of(value) for name, value in arrays.items()}

@@ -20,6 +20,7 @@ from taskcond.checkpoint.reading import (
     read_leaf,
 )
 from taskcond.checkpoint.writing import Progress, check_output, leaf_of, write_checkpoint
+from taskcond.fusion import FUSIONS
 from taskcond.ids import NULL_TASK
 from taskcond.merge import (
     LeafPlan,
@@ -163,12 +164,12 @@ def change_tasks(
     leaf = checkpoint.leaves[path]
     old = _named(checkpoint.conditioning or _unknown(leaf), source_vocabulary)
     if rows is None:
-        rows = None if vocabulary is None else _rows_by_name(old, vocabulary)
-        if rows is None:
+        if vocabulary is None or old.vocabulary is None:
             raise CheckpointError(
                 "no names to go by: pass rows, or vocabulary and (unless the checkpoint has a "
                 "task_conditioning.json with names) source_vocabulary"
             )
+        rows = vocabulary.rows_from(old.vocabulary)
     rows = [int(row) for row in rows]
     begin = _starts(old, rows, vocabulary, new_rows, starts or {})
     wanted: dict[str, Any] = dict(checkpoint.leaves)
@@ -272,8 +273,14 @@ def _merged(
 ) -> TaskConditioning | None:
     """What the merged task table means."""
     table = find_table(wanted, "the model")
+    given = {name: x for name, x in (("scale", scale), ("fusion", fusion)) if x is not None}
     if table is None:
+        if given or vocabulary is not None:
+            named = [*given, *(["vocabulary"] if vocabulary is not None else [])]
+            raise CheckpointError(f"{', '.join(named)} given, but the model has no task table")
         return None
+    if fusion is not None and fusion not in FUSIONS:
+        raise CheckpointError(f"fusion must be one of {list(FUSIONS)}, got {fusion!r}")
     part, (height, width) = plan[table], wanted[table].shape
     if part.source is None:
         new = (0,) * height
@@ -285,7 +292,6 @@ def _merged(
             result = old.with_rows(part.rows, vocabulary)
         else:
             result = _named(old, vocabulary)
-    given = {name: x for name, x in (("scale", scale), ("fusion", fusion)) if x is not None}
     return dataclasses.replace(result, **given)
 
 
@@ -321,10 +327,12 @@ def _starts(
         raise ValueError(f"starts is for new tasks, which {wrong} are not; those are {list(fresh)}")
 
     def resolve(start: Start) -> Start:
+        known = list(old.vocabulary or ())
+        if start in known:  # a name goes before a number, and before what else the word could mean
+            return known.index(start)
         if start in ("zeros", "mean"):
             return start
-        known = list(old.vocabulary or ())
-        row = known.index(start) if start in known else start
+        row = int(start) if isinstance(start, str) and start.isdecimal() else start
         if isinstance(row, str) or not 0 <= row < old.num_tasks:
             raise ValueError(
                 f"a new task starts from 'zeros', 'mean', or an old task; {start!r} is none of "

@@ -223,7 +223,8 @@ class _ChunkStream:
         import zstandard
 
         self.position = 0
-        self._file: Any = zstandard.ZstdDecompressor().stream_reader(value, read_size=_BLOCK)
+        source: Any = value
+        self._file: Any = zstandard.ZstdDecompressor().stream_reader(source, read_size=_BLOCK)
 
     def read(self, shape: Shape, dtype: np.dtype) -> np.ndarray:
         value = np.empty(shape, dtype)

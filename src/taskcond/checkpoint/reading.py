@@ -111,9 +111,14 @@ def check_table(
     leaves: Mapping[str, Leaf], conditioning: TaskConditioning | None, where: str
 ) -> None:
     """Raises `CheckpointError` where a task conditioning does not fit the task table."""
+    table = find_table(leaves, where)
+    if table is not None and len(leaves[table].shape) != 2:
+        raise CheckpointError(
+            f"{where}: a task table is [num_tasks, features], {table} has the shape "
+            f"{list(leaves[table].shape)}"
+        )
     if conditioning is None:
         return
-    table = find_table(leaves, where)
     if table is None:
         raise CheckpointError(
             f"{where} has a {FILE} but no task table (a leaf task_embeddings/embedding); "
@@ -179,9 +184,9 @@ def _locate(path: epath.Path) -> epath.Path:
         if (path / item).is_dir():
             return _locate(path / item)
     names = sorted(child.name for child in path.iterdir())
-    steps = [int(name) for name in names if name.isdecimal()]
+    steps = [name for name in names if name.isdecimal()]  # some pad them with zeros
     if steps:
-        return _locate(path / str(max(steps)))
+        return _locate(path / max(steps, key=int))
     raise CheckpointError(
         f"{path} is no checkpoint: it has no {METADATA} (Orbax), no .safetensors file, no params "
         f"and no step, but {names[:8] if names else 'is empty'}. A directory that was being "
@@ -206,5 +211,7 @@ def _conditioning(root: epath.Path) -> TaskConditioning | None:
         places.append(places[-1].parent)
     for place in places:
         if (place / FILE).exists():
-            return TaskConditioning.from_json((place / FILE).read_text(), str(place / FILE))
+            with explained(f"{place / FILE} is malformed"):
+                text = (place / FILE).read_text()
+                return TaskConditioning.from_json(text, str(place / FILE))
     return None

@@ -94,7 +94,8 @@ def check_output(out: StrPath, format: str, overwrite: bool, sources: Iterable[s
 
 def leaf_of(value: Any) -> Leaf:
     """How an array in memory is written."""
-    return Leaf(tuple(value.shape), np.dtype(value.dtype), tuple(value.shape)).chunked()
+    dtype = np.dtype(value.dtype).newbyteorder("=")
+    return Leaf(tuple(value.shape), dtype, tuple(value.shape)).chunked()
 
 
 def _all(
