@@ -125,7 +125,7 @@ def combine_checkpoints(
             yield from _combine_leaf(recipe, path, leaves[path], specialists, base)
 
     def record() -> dict[str, str]:
-        report.hashes = {one.path: one.hash.hexdigest() for one in inputs}
+        report.hashes = {one.path: one.digest for one in inputs}
         if hashes is not None:
             _compare_hashes(hashes, report.hashes)
         content = {"recipe": recipe.to_dict(), "versions": _versions(), "inputs": report.hashes}
@@ -158,14 +158,21 @@ class _Input:
         self.conditioning = checkpoint.conditioning
         self.leaves: dict[str, Leaf] = source.leaves
         self.read = source.read
-        self.hash = hashlib.sha256()
+        self.hashes: dict[str, Any] = {}
         self.nonfinite: dict[str, int] = {}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of those of all leaves, in the order of their paths."""
+        leaves = sorted((path, one.hexdigest()) for path, one in self.hashes.items())
+        return hashlib.sha256(json.dumps(leaves).encode()).hexdigest()
 
     def pieces(self, path: str, boxes: Iterable[Box]) -> Iterator[np.ndarray]:
         """The pieces of a leaf that enters the result, in order."""
+        self.hashes[path] = hashlib.sha256()
         for box in boxes:
             value = np.ascontiguousarray(self.read(path, box))
-            self.hash.update(as_bytes(value))
+            self.hashes[path].update(as_bytes(value))
             if bad := count_nonfinite(value):
                 self.nonfinite[path] = self.nonfinite.get(path, 0) + bad
             yield value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -106,7 +107,7 @@ class _Table:
         if path is None:
             return None
         value = read_leaf(one, path)
-        one.hash.update(np.ascontiguousarray(value).tobytes())
+        one.hashes[path] = hashlib.sha256(np.ascontiguousarray(value).tobytes())
         height, width = value.shape
         return cls(one.path, path, value, one.conditioning or TaskConditioning(height, width))
 

@@ -49,7 +49,8 @@ from taskcond.checkpoint.pieces import (
 METADATA = "_METADATA"
 _EMPTY = {"None", "Dict", "List", "Tuple", "NamedTuple", "Unknown", "string"}  # no array behind
 _PYTREE_HANDLER = "orbax.checkpoint._src.handlers.pytree_checkpoint_handler.PyTreeCheckpointHandler"
-_IN_FLIGHT = 4  # pieces
+_BATCH_BYTES = 16 << 20  # that are committed together
+_STREAMS = 32  # chunks that may be half decoded
 _BLOCK = 1 << 20  # encoded bytes that are read at a time
 
 
@@ -106,10 +107,11 @@ class OrbaxStore:
         inside, is_whole = relative(box, chunk), box_shape(chunk) == leaf.chunk
         if self._compressor[path] and is_whole and is_contiguous(inside, leaf.chunk):
             return self._read_stream(path, chunk, inside)
-        if self._chunk is None or self._chunk[:2] != (path, chunk):
+        held = self._chunk
+        if held is None or held[:2] != (path, chunk):
             self._chunk = None
-            self._chunk = path, chunk, self._arrays[path][chunk].read().result()
-        return self._chunk[2][inside]
+            self._chunk = held = path, chunk, self._arrays[path][chunk].read().result()
+        return held[2][inside]
 
     def _names(self) -> tuple[dict[str, str], dict[str, Any]]:
         """The name of each leaf, and how they are to be opened."""
@@ -149,13 +151,17 @@ class OrbaxStore:
         if self._compressor[path] == "none":
             data = _read_value(kvstore, key, start, math.prod(shape) * leaf.dtype.itemsize)
             return np.frombuffer(data, leaf.dtype).reshape(shape)
-        stream = self._streams.get((path, key))
+        # One for each chunk: a piece may lie in several, and threads read several leaves.
+        stream = self._streams.pop((path, key), None)
         if stream is None or stream.position > start:
-            # One for each chunk of the leaf: a piece may lie in several.
-            self._streams = {k: s for k, s in self._streams.items() if k[0] == path}
-            self._streams[path, key] = stream = _ChunkStream(_Value(kvstore, key))
+            stream = _ChunkStream(_Value(kvstore, key))
         stream.skip(start - stream.position)
-        return stream.read(shape, leaf.dtype)
+        value = stream.read(shape, leaf.dtype)
+        if stream.position < math.prod(leaf.chunk) * leaf.dtype.itemsize:
+            self._streams[path, key] = stream
+            if len(self._streams) > _STREAMS:
+                self._streams.pop(next(iter(self._streams)), None)
+        return value
 
 
 class OrbaxWriter:
@@ -179,28 +185,38 @@ class OrbaxWriter:
                 future.exception()  # none may write any more when this raises
             self._arrays = {path: future.result() for path, future in opened.items()}
         self._leaves = leaves
+        self._batch, self._batched = ts.Transaction(), 0
         self._pending: deque[Any] = deque()
 
     def write(self, path: str, box: Box, value: np.ndarray) -> None:
         """Writes a piece; returns when all but the last few are written."""
         with explained(f"{self._root} cannot be written"):
             # We never write to `value` again, so that it need not be copied.
-            write = self._arrays[path][box].write(
+            self._arrays[path].with_transaction(self._batch)[box].write(
                 np.ascontiguousarray(value).reshape(box_shape(box)),
                 can_reference_source_data_indefinitely=True,
-            )
-            self._pending.append(write)
-            while len(self._pending) > _IN_FLIGHT:
-                self._pending.popleft().result()
+            ).copy.result()
+            self._batched += value.nbytes
+            if self._batched >= _BATCH_BYTES:
+                self._commit()
+                while len(self._pending) > 1:
+                    self._pending.popleft().result()
+
+    def _commit(self) -> None:
+        """Begins to write what is gathered: one file, one change of the index."""
+        self._pending.append(self._batch.commit_async())
+        self._batch, self._batched = ts.Transaction(), 0
 
     def abandon(self) -> None:
         """Returns when nothing writes any more, whether it succeeded or not."""
+        self._batch.abort()
         while self._pending:
             self._pending.popleft().exception()
 
     def close(self) -> None:
         """Waits for the pieces, and adds what makes the directory an Orbax one."""
         with explained(f"{self._root} cannot be written"):
+            self._commit()
             while self._pending:
                 self._pending.popleft().result()
             (self._root / METADATA).write_text(json.dumps(_metadata(self._leaves)))

@@ -7,9 +7,12 @@ beginning to its end, whatever its size.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import math
+import queue
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -148,13 +151,53 @@ def as_bytes(value: Any) -> memoryview:
 
 
 def prefetch(items: Iterable[T]) -> Iterator[T]:
-    """The same items, the next of which is made in a thread while one is used."""
-    with ThreadPoolExecutor(1) as pool:
-        iterator, done = iter(items), object()
-        upcoming = pool.submit(next, iterator, done)
-        while (item := upcoming.result()) is not done:
-            upcoming = pool.submit(next, iterator, done)
-            yield item  # type: ignore[misc]
+    """The same items, in order, made in a thread that is a few ahead."""
+    return concurrently([items], 1)
+
+
+def concurrently(parts: Iterable[Iterable[T]], workers: int, ahead: int = 2) -> Iterator[T]:
+    """The items of all parts, each part in order, several parts at a time.
+
+    Args:
+        parts: What to go through; each one by a single thread.
+        workers: Number of threads.
+        ahead: How many items may wait for being used, beside those that are being made.
+
+    >>> sorted(concurrently([[1, 2], [3]], workers=2))
+    [1, 2, 3]
+    """
+    todo: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    made: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    room, stopped = threading.Semaphore(ahead), threading.Event()
+    for part in parts:
+        todo.put(part)
+
+    def work() -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                for item in todo.get_nowait():
+                    made.put(item)
+                    room.acquire()
+                    if stopped.is_set():
+                        return
+
+    with ThreadPoolExecutor(workers) as pool:
+        done = object()
+        for _ in range(workers):
+            pool.submit(work).add_done_callback(lambda future: made.put((done, future)))
+        try:
+            running = workers
+            while running:
+                item = made.get()
+                if isinstance(item, tuple) and item[0] is done:
+                    item[1].result()  # raises what the thread raised
+                    running -= 1
+                else:
+                    yield item
+                    room.release()
+        finally:
+            stopped.set()
+            room.release(workers)
 
 
 def grid(box: Box, step: Shape) -> Iterator[Box]:

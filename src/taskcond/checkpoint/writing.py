@@ -13,10 +13,13 @@ from etils import epath
 from taskcond.checkpoint.conditioning import TaskConditioning
 from taskcond.checkpoint.errors import CheckpointError, explained
 from taskcond.checkpoint.orbax import OrbaxStore, OrbaxWriter, check_names
-from taskcond.checkpoint.pieces import Box, Leaf, prefetch
+from taskcond.checkpoint.pieces import Box, Leaf, concurrently
 from taskcond.checkpoint.publish import check_place, staged, sync
 from taskcond.checkpoint.reading import StrPath, check_table
 from taskcond.checkpoint.safetensors import SafetensorsStore, SafetensorsWriter, check_safetensors
+
+_READERS = 2
+"""Leaves that are read at a time: decoding is what takes longest."""
 
 Progress = Callable[[int, int], None]
 """Is called with the bytes that are done and those that there are."""
@@ -64,7 +67,10 @@ def write_checkpoint(
         writer = (SafetensorsWriter if format == "safetensors" else OrbaxWriter)(partial, todo)
         total, done = sum(leaf.nbytes for leaf in todo.values()), 0
         try:
-            for name, box, value in prefetch(_all(full, pieces)):
+            # The largest first, so that no thread is left with one at the end.
+            order = sorted(todo, key=lambda name: -todo[name].nbytes)
+            parts = (_named(name, pieces(full[name])) for name in order)
+            for name, box, value in concurrently(parts, _READERS):
                 writer.write(name, box, value)
                 done += value.nbytes
                 if progress is not None:
@@ -98,12 +104,11 @@ def leaf_of(value: Any) -> Leaf:
     return Leaf(tuple(value.shape), dtype, tuple(value.shape)).chunked()
 
 
-def _all(
-    full: Mapping[str, str], pieces: Callable[[str], Iterable[tuple[Box, np.ndarray]]]
+def _named(
+    name: str, pieces: Iterable[tuple[Box, np.ndarray]]
 ) -> Iterator[tuple[str, Box, np.ndarray]]:
-    for name, path in full.items():
-        for box, value in pieces(path):
-            yield name, box, value
+    for box, value in pieces:
+        yield name, box, value
 
 
 def _verify(root: Path, leaves: Mapping[str, Leaf], format: str) -> None:
