@@ -35,6 +35,7 @@ from taskcond.checkpoint.orbax import OrbaxStore
 from taskcond.checkpoint.pieces import (
     Leaf,
     box_shape,
+    concurrently,
     is_contiguous,
     overlap,
     relative,
@@ -133,6 +134,12 @@ def test_the_last_step_is_taken(tmp_path):
     assert load_params(tmp_path)["x"].tolist() == [100, 100, 100]
 
 
+def test_steps_may_be_padded_with_zeros(tmp_path):
+    for step in (100, 2000):
+        save_params(small(), tmp_path / f"{step:08}" / "params")
+    assert open_checkpoint(tmp_path).root.parent.name == "00002000"
+
+
 def test_a_single_item_of_a_checkpoint_manager_is_found(tmp_path):
     with ocp.CheckpointManager(tmp_path.resolve()) as manager:
         manager.save(3, args=ocp.args.StandardSave({"x": jnp.arange(3.0)}))
@@ -174,35 +181,46 @@ def test_pieces_cover_a_leaf_once_and_are_runs_of_every_chunk(data):
 
 
 @pytest.mark.parametrize("compressed", [True, False])
-@pytest.mark.parametrize("chunk", [(12, 10, 8), (12, 10, 4), (5, 10, 8)])
-def test_large_chunks_are_decoded_in_pieces(tmp_path, monkeypatch, chunk, compressed):
-    ts = pytest.importorskip("tensorstore")
+@pytest.mark.parametrize("chunk", [(12, 10, 8), (12, 10, 4), (6, 10, 4), (5, 10, 8)])
+def test_large_chunks_are_decoded_in_pieces(
+    tmp_path, monkeypatch, write_chunked, chunk, compressed
+):
     monkeypatch.setattr("taskcond.checkpoint.orbax.PIECE_BYTES", 300)
     monkeypatch.setattr(pieces_module, "PIECE_BYTES", 300)
     value = np.random.default_rng(0).standard_normal((12, 10, 8)).astype(np.float32)
-    path = tmp_path / "x"
-    spec = {
-        "driver": "zarr",
-        "kvstore": {"driver": "ocdbt", "base": f"file://{path}/", "path": "a/"},
-        "metadata": {
-            "shape": value.shape,
-            "chunks": chunk,
-            "dtype": "<f4",
-            "compressor": {"id": "zstd", "level": 1} if compressed else None,
-        },
-    }
-    ts.open(spec, create=True).result().write(value).result()
-    keys = {"key_metadata": [{"key": "a"}], "value_metadata": {"value_type": "jax.Array"}}
-    (path / "_METADATA").write_text(json.dumps({"tree_metadata": {"a": keys}}))
-    checkpoint = Checkpoint(path)
-    assert len(list(checkpoint.leaves["a"].boxes())) > 3
+    write_chunked(tmp_path / "x", {"a": value}, {"a": chunk}, compressed)
+    checkpoint = Checkpoint(tmp_path / "x")
+    boxes = [*checkpoint.leaves["a"].boxes()]
+    assert len(boxes) > 3
     assert read_leaf(checkpoint, "a").tobytes() == value.tobytes()
     # Also out of order, and twice.
-    for box in [*checkpoint.leaves["a"].boxes()][::-2] * 2:
+    for box in boxes[::-2] * 2:
         np.testing.assert_array_equal(checkpoint.read("a", box), value[box])
-    np.testing.assert_array_equal(
-        checkpoint.read("a", (slice(3, 9), slice(3, 9), slice(3, 8))), value[3:9, 3:9, 3:8]
-    )
+    for box in (np.s_[3:9, 3:9, 3:8], np.s_[0:12, 0:10, 4:8], np.s_[2:11, 0:10, 0:8]):
+        np.testing.assert_array_equal(checkpoint.read("a", box), value[box])
+        np.testing.assert_array_equal(read_leaf(checkpoint, "a", box), value[box])
+
+
+def test_a_chunk_that_is_missing_is_found(tmp_path):
+    shutil.copytree(FORMATS / "orbax_0_11_13_files", tmp_path / "x")
+    (tmp_path / "x/params.dense.bias/0").unlink()
+    with pytest.raises(CheckpointError, match="dense/bias is damaged"):
+        load_params(tmp_path / "x")
+
+
+def test_items_come_from_several_threads_and_so_do_errors():
+    def part(number):
+        for item in range(3):
+            yield number, item
+        if number == 4:
+            raise ValueError("of a thread")
+
+    made = list(concurrently([part(i) for i in range(4)], workers=3))
+    assert sorted(made) == [(i, j) for i in range(4) for j in range(3)]
+    assert [item for item in made if item[0] == 2] == [(2, 0), (2, 1), (2, 2)]
+    with pytest.raises(ValueError, match="of a thread"):
+        list(concurrently([part(i) for i in range(9)], workers=2))
+    assert next(concurrently([part(0)], workers=2)) == (0, 0)  # and the threads end
 
 
 # Loading into shardings and dtypes.
@@ -227,6 +245,21 @@ def test_a_sharding_for_all_or_for_each(tmp_path):
         loaded = load_params(tmp_path / "x", sharding=argument)
         assert_same(loaded, tree)
         assert all(x.sharding == sharding for x in jax.tree.leaves(loaded))
+
+
+def test_nothing_is_cut_to_32_bits_in_silence(tmp_path):
+    save_params({"a": np.array([2**40 + 5]), "b": np.array([1e300])}, tmp_path / "x")
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with pytest.raises(CheckpointError, match=r"'a': 'int64', 'b': 'float64'.*jax_enable_x64"):
+        load_params(tmp_path / "x", sharding=device)
+    assert load_params(tmp_path / "x")["a"] == 2**40 + 5
+
+
+def test_a_sharding_of_no_leaf_is_refused(tmp_path):
+    save_params({"a": np.ones(2)}, tmp_path / "x")
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with pytest.raises(CheckpointError, match=r"lack: \['b'\]"):
+        load_params(tmp_path / "x", sharding={"b": device})
 
 
 def test_an_nnx_state_can_be_the_model():
@@ -329,6 +362,29 @@ def test_safetensors_in_several_files(tmp_path, monkeypatch):
         assert_same(load_params(tmp_path / path), golden("pi05_f32"))
 
 
+def test_incomplete_safetensors_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("taskcond.checkpoint.safetensors.SHARD_BYTES", 20_000)
+    save_params(golden("pi05_f32"), tmp_path / "x", format="safetensors")
+    shard = next((tmp_path / "x").glob("model-00001-of-*.safetensors"))
+    with pytest.raises(CheckpointError, match="is one of .* files; pass their index"):
+        load_params(shard)
+    index = tmp_path / "x/model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"]["lost"] = shard.name
+    index.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"lack \['lost'\]"):
+        load_params(tmp_path / "x")
+    safetensors.numpy.save_file({}, tmp_path / "empty.safetensors")
+    with pytest.raises(CheckpointError, match="is empty"):
+        load_params(tmp_path / "empty.safetensors")
+
+
+def test_arrays_without_entries_survive_safetensors(tmp_path):
+    tree = {"a": np.zeros((0, 3), np.float32), "b": np.float32(1).reshape(())}
+    save_params(tree, tmp_path / "x", format="safetensors")
+    assert_same(load_params(tmp_path / "x"), tree)
+
+
 def test_the_table_of_a_pytorch_port_is_found(tmp_path):
     table = np.arange(12, dtype=np.float32).reshape(3, 4)
     safetensors.numpy.save_file({"task_embeddings.weight": table}, tmp_path / "x.safetensors")
@@ -340,6 +396,11 @@ def test_arrays_without_entries_and_ambiguous_names_are_refused(tmp_path):
         save_params({"a": np.zeros((0, 3))}, tmp_path / "x")
     with pytest.raises(CheckpointError, match=r"same name.*\['a\.b'\]"):
         save_params({"a": {"b": np.ones(1)}, "a.b": np.ones(1)}, tmp_path / "x")
+    for strange in ({"a": np.ones(1), "a/b": np.ones(1)}, {"a/../b": np.ones(1)}, {}):
+        with pytest.raises(CheckpointError, match="Orbax cannot hold these leaves"):
+            save_params(strange, tmp_path / "x")
+    with pytest.raises(CheckpointError, match=r"no arrays: \['a'\]"):
+        save_params({"a": 1.0}, tmp_path / "x")
     with pytest.raises(CheckpointError, match="a dot cannot be told"):
         save_params({"a.b": np.ones(1)}, tmp_path / "x", format="safetensors")
     with pytest.raises(CheckpointError, match="no dtype for .*complex64"):
@@ -365,6 +426,25 @@ def test_what_is_no_checkpoint_is_never_overwritten(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint, and will not be overwritten"):
         save_params({"a": np.ones(1)}, tmp_path / "home", overwrite=True)
     assert (tmp_path / "home" / "thesis.tex").read_text() == "years"
+
+
+def test_files_that_are_no_checkpoints_are_not_lost(tmp_path):
+    save_params(small(), tmp_path / "x", format="safetensors")
+    (tmp_path / "x/thesis.tex").write_text("years of work")
+    with pytest.raises(CheckpointError, match=r"also holds \['thesis.tex'\]"):
+        save_params(small(), tmp_path / "x", overwrite=True)
+    assert (tmp_path / "x/thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_link_is_written_through(tmp_path, before):
+    if before:
+        save_params(small(3), tmp_path / "real")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    save_params(small(2), tmp_path / "link", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert_same(load_params(tmp_path / "real"), small(2))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
 
 
 def test_where_directories_cannot_be_exchanged_they_are_renamed(tmp_path, monkeypatch):
@@ -443,6 +523,44 @@ def test_a_dry_run_reports_and_writes_nothing(tmp_path):
     report = merge_checkpoint(TINY / "released", target, tmp_path / "x", keep=TABLE, dry_run=True)
     assert report.kept == [TABLE]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rows": [0, 1], "vocabulary": TaskVocabulary(["a"])}, "1 tasks, rows 2"),
+        ({"rows": []}, "without entries"),
+        ({"rows": [1, 0], "vocabulary": TaskVocabulary(["a", "b"])}, "another's name: {'b': 'a'"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_real_one_does(tmp_path, change, message):
+    about = TaskConditioning(3, 4, vocabulary=TaskVocabulary(["a", "b", "c"]))
+    save_params(small(3), tmp_path / "x", conditioning=about)
+    for dry_run in (True, False):
+        with pytest.raises(CheckpointError, match=message):
+            change_tasks(tmp_path / "x", tmp_path / "y", dry_run=dry_run, **change)
+    assert not (tmp_path / "y").exists()
+
+
+def test_a_table_must_be_there_to_have_a_scale(tmp_path):
+    tree = {"dense": np.ones((2, 2), np.float32)}
+    save_params(tree, tmp_path / "x")
+    with pytest.raises(CheckpointError, match="scale, vocabulary given, but the model has no task"):
+        merge_checkpoint(
+            tmp_path / "x", tree, tmp_path / "y", scale=2.0, vocabulary=TaskVocabulary(["a"])
+        )
+
+
+def test_names_of_tasks_go_before_numbers_and_words(tmp_path):
+    about = TaskConditioning(3, 4, vocabulary=TaskVocabulary(["1", "0", "zeros"]))
+    tree = small(3)
+    save_params(tree, tmp_path / "x", conditioning=about)
+    starts = {"like 0": "0", "like zeros": "zeros", "mean": "mean"}
+    vocabulary = TaskVocabulary(["1", "0", "zeros", *starts])
+    change_tasks(tmp_path / "x", tmp_path / "y", vocabulary, starts=starts)
+    old, new = (flatten(load_params(tmp_path / name))[TABLE] for name in "xy")
+    np.testing.assert_array_equal(new[:5], old[[0, 1, 2, 1, 2]])
+    np.testing.assert_allclose(new[5], old.mean(0), rtol=1e-6)
 
 
 def test_nan_and_inf_are_counted_and_warned_of(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -198,3 +199,49 @@ def test_safetensors_and_back(capsys, tmp_path):
     assert run(capsys, "merge", first, second)[0] == 0
     _, out, _ = run(capsys, "diff", TASKS / "released", second, "--json")
     assert identical(json.loads(out))
+
+
+def test_a_merge_that_does_not_fit_says_so_in_flags(capsys, tmp_path):
+    code, _, err = run(
+        capsys, "merge", TASKS / "released", tmp_path / "x", "--target", TINY / "released"
+    )
+    assert code == 1
+    assert "to accept this: --drop 'task_embeddings/embedding'" in err
+    assert "keep=" not in err
+
+
+def test_an_interrupt_is_no_traceback(capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("taskcond.checkpoint.cli.inspect_checkpoint", interrupted)
+    code, out, err = run(capsys, "inspect", TINY / "released", "--json")
+    assert code == 130
+    assert err.strip() == "taskcond: interrupted; nothing was written"
+    assert "error" in json.loads(out)
+
+
+@pytest.mark.parametrize("name", ["task_conditioning.json", "tree.json"])
+def test_absurd_json_is_refused_in_one_line(capsys, tmp_path, named, name):
+    (named / name).write_text("[" * 100_000)
+    options = () if name == "task_conditioning.json" else ("--target", named / name)
+    code, out, err = run(capsys, "merge", named, tmp_path / "x", *options, "--json")
+    assert code == 1
+    assert name in json.loads(out)["error"]
+    assert "Traceback" not in err
+
+
+def test_who_stops_reading_is_no_error(named):
+    command = f"{sys.executable} -m taskcond inspect {named} | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert "Error" not in done.stderr
+
+
+def test_odd_letters_of_a_name_are_escaped(tmp_path):
+    params = {"task_embeddings": {"embedding": np.ones((1, 4), np.float32)}}
+    about = TaskConditioning(1, 4, vocabulary=TaskVocabulary(["größer"]))
+    save_params(params, tmp_path / "x", conditioning=about)
+    command = [sys.executable, "-m", "taskcond", "inspect", tmp_path / "x"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert r"gr\xf6\xdfer" in done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from taskcond.checkpoint import (
     load_params,
     save_params,
 )
+from taskcond.checkpoint import orbax as orbax_module
 from taskcond.checkpoint import pieces as pieces_module
 from taskcond.checkpoint.arithmetic import magnitude_threshold
 from taskcond.checkpoint.lora import FoldedLora
@@ -208,6 +210,57 @@ def test_how_leaves_are_cut_does_not_matter(saved, tmp_path, monkeypatch, method
         assert cut[path].tobytes() == x.tobytes()
 
 
+@pytest.mark.parametrize("method", ["mean", "task_arithmetic", "ties", "dare"])
+@pytest.mark.parametrize("limit", [160, 1 << 22])
+def test_how_inputs_are_stored_does_not_matter(
+    saved, tmp_path, monkeypatch, write_chunked, method, limit
+):
+    wanted = combine(saved, tmp_path, method=method)
+    hashes = json.loads((tmp_path / "out/recipe.json").read_text())["inputs"]
+    for module in (pieces_module, orbax_module):
+        monkeypatch.setattr(module, "PIECE_BYTES", limit)
+    # As from one device, from several along either axis, and from a grid of them.
+    for name, seed, chunk in (("base", None, (30, 20)), ("a", 1, (10, 20)), ("b", 2, (15, 5))):
+        shutil.rmtree(saved[name])
+        write_chunked(Path(saved[name]), flatten(tree(seed)), {KERNEL: chunk})
+        frames = {"base": (0, 0, 0), "a": (9, 0, 0), "b": (0, 7, 0)}[name]
+        about(frames).save(saved[name])
+    result = combine(saved, tmp_path, method=method)
+    for path, x in wanted.items():
+        assert result[path].tobytes() == x.tobytes(), path
+    if limit == 1 << 22:  # pieces are the same
+        assert json.loads((tmp_path / "out/recipe.json").read_text())["inputs"] == hashes
+
+
+def test_ties_trims_float64_by_its_own_differences(tmp_path):
+    base = np.ones((2, 2))
+    save_params({"w": base}, tmp_path / "base")
+    save_params({"w": base + np.array([[4e-9, 3e-9], [2e-9, 1e-9]])}, tmp_path / "a")
+    specialists = (Specialist(str(tmp_path / "a")),)
+    ties = Recipe(specialists, base=str(tmp_path / "base"), method="ties", density=0.25)
+    combine_checkpoints(ties, tmp_path / "out")
+    change = load_params(tmp_path / "out")["w"] - base
+    np.testing.assert_allclose(change, [[4e-9, 0], [0, 0]], atol=1e-15)
+
+
+def test_what_is_not_floating_point_must_be_equal(tmp_path):
+    for name, extra in (("a", 0), ("b", 1)):
+        save_params({"w": np.array([1, 2 + extra * 1j], np.complex64)}, tmp_path / name)
+    both = tuple(Specialist(str(tmp_path / name)) for name in "ab")
+    with pytest.raises(CheckpointError, match=r"w differs, and is complex64"):
+        combine_checkpoints(Recipe(both, check_base=False), tmp_path / "out")
+    combine_checkpoints(Recipe(both[:1]), tmp_path / "out")
+
+
+def test_nan_is_reported(saved, tmp_path):
+    broken = tree(1)
+    broken["dense"]["kernel"][0, :2] = np.nan
+    save_params(broken, saved["a"], conditioning=about((9, 0, 0)), overwrite=True)
+    with pytest.warns(UserWarning, match="NaN or Inf"):
+        report = combine_checkpoints(recipe(saved), tmp_path / "out")
+    assert report.nonfinite == {saved["a"]: {KERNEL: 2}}
+
+
 def test_rules_choose_a_method_by_path(saved, tmp_path):
     rules = (
         Rule("norm/.*", "task_arithmetic", (2.0, 0.0), 0.5),
@@ -239,11 +292,47 @@ def test_thresholds_are_exact():
         ({"method": "ties", "density": 1.5}, "density"),
         ({"rules": (Rule("(", "mean"),)}, "not a regular expression"),
         ({"rules": (Rule(".*", "mean", (1.0,)),)}, "1 weights .*2 specialists"),
+        ({"rules": (Rule(".*", "mean", ()),)}, "0 weights .*2 specialists"),
+        ({"method": "ties", "weights": (1.0, -1.0)}, "negative"),
+        ({"vocabulary": ("pour", "pour")}, "'pour'. twice"),
     ],
 )
 def test_recipes_that_cannot_be_followed_are_refused(saved, kwargs, message):
     with pytest.raises(CheckpointError, match=message):
         recipe(saved, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vocabulary": "abc"}, "vocabulary is 'abc', not a list"),
+        ({"seed": 1.5, "check_base": "no"}, "seed is 1.5, .*check_base is 'no', "),
+    ],
+)
+def test_values_of_another_type_are_refused(saved, change, message):
+    wrong = recipe(saved)
+    for name, value in change.items():  # past the tests' own check of types
+        object.__setattr__(wrong, name, value)
+    with pytest.raises(CheckpointError, match=message):
+        wrong.__post_init__()
+
+
+@pytest.mark.parametrize("alpha", [float("nan"), 0.0, -1.0, "foo"])
+def test_a_lora_alpha_must_be_one(alpha):
+    with pytest.raises(CheckpointError, match="lora_alpha of x"):
+        Recipe((Specialist("x", lora_alpha=alpha),))
+
+
+def test_rules_that_match_nothing_are_refused(saved, tmp_path):
+    rules = (Rule("dnse/.*", "mean"), Rule("dense/.*", "mean"))
+    with pytest.raises(CheckpointError, match=r"match no leaf: \['dnse/\.\*'\]"):
+        combine_checkpoints(recipe(saved, rules=rules), tmp_path / "out")
+
+
+def test_all_inputs_that_are_missing_are_named(saved, tmp_path):
+    lost = Recipe((Specialist("x"), Specialist(saved["a"]), Specialist("y")))
+    with pytest.raises(CheckpointError, match=r"(?s)/x does not exist.*/y does not exist"):
+        combine_checkpoints(lost, tmp_path / "out")
 
 
 def test_differences_need_a_base(saved):
@@ -309,6 +398,25 @@ def test_a_recipe_in_toml_and_its_record(saved, tmp_path):
     assert not (tmp_path / "third").exists()
 
 
+def test_a_record_holds_wherever_it_is_read(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    combine_checkpoints(Recipe((Specialist("a"), Specialist("b")), base="base"), "out")
+    monkeypatch.chdir("/")
+    combine_checkpoints(tmp_path / "out/recipe.json", tmp_path / "again")
+    assert diff_checkpoints(tmp_path / "out", tmp_path / "again").identical
+    record = json.loads((tmp_path / "out/recipe.json").read_text())
+    del record["inputs"][saved["b"]]
+    (tmp_path / "cut.json").write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match="not in the record"):
+        combine_checkpoints(tmp_path / "cut.json", tmp_path / "third")
+
+
+def test_typing_errors_in_a_recipe_are_all_named(tmp_path):
+    (tmp_path / "recipe.toml").write_text('metod = "mean"\n[[specialist]]\npth = "a"\n')
+    with pytest.raises(CheckpointError, match=r"\['pth'\].*lacks \['path'\].*\['metod'\]"):
+        combine_checkpoints(tmp_path / "recipe.toml", tmp_path / "out")
+
+
 @pytest.mark.parametrize("text", ["[", "specialist = 3", 'colour = "red"', "[[specialist]]\n"])
 def test_what_is_no_recipe_is_refused(tmp_path, text):
     (tmp_path / "recipe.toml").write_text(text)
@@ -361,6 +469,13 @@ def test_half_a_lora_is_refused(tmp_path):
     params = {"attn": {"w": np.ones((4, 4)), "lora_a": np.ones((4, 2))}}
     save_params(params, tmp_path / "x")
     with pytest.raises(CheckpointError, match=r"other half: \['attn/lora_a'\]"):
+        FoldedLora(Checkpoint(tmp_path / "x"))
+
+
+def test_a_lora_that_does_not_fit_its_weight_is_refused(tmp_path):
+    params = {"attn": {"w": np.ones((4, 4)), "lora_a": np.ones((4, 2)), "lora_b": np.ones((2, 5))}}
+    save_params(params, tmp_path / "x")
+    with pytest.raises(CheckpointError, match=r"do not fit .*attn/w.*\[2, 5\]"):
         FoldedLora(Checkpoint(tmp_path / "x"))
 
 

@@ -364,6 +364,8 @@ class Pi0(nnx.Module):
                 "modulations have their task already, and observation.task_id could be another: "
                 "pass observation.replace(task_id=None)"
             )
+        if isinstance(table, Modulations) != self.config.pi05:
+            raise ValueError("modulations are those of the other kind of model: π0's or π0.5's")
         steps, rows = (of := jax.tree.leaves(table)[-1]).shape[0], of.shape[1]
         if not isinstance(num_steps, int) or steps != num_steps:
             raise ValueError(

@@ -24,8 +24,8 @@ class Observation:
         state: `[*b, action_dim]`, normalized and zero-padded.
         tokenized_prompt: Token ids `[*b, max_token_len]`.
         tokenized_prompt_mask: Bool of the same shape, false on padding.
-        task_id: `[*b]`, `taskcond.NULL_TASK` or in `[0, num_tasks)`; may be `None` where
-            `num_tasks=0`.
+        task_id: `[*b]`, `taskcond.NULL_TASK` or in `[0, num_tasks)`, also as a list; may be
+            `None` where `num_tasks=0`.
     """
 
     # "..." and not "*b": that the leading axes agree is `check_observation`'s to say, with a fix.
@@ -36,11 +36,16 @@ class Observation:
     tokenized_prompt_mask: Bool[Array | np.ndarray, "... _length"]
     task_id: Any = None
 
+    def __post_init__(self) -> None:
+        if isinstance(self.task_id, (list, tuple)):  # which would be a branch of the pytree
+            object.__setattr__(self, "task_id", np.asarray(self.task_id))
+
     def replace(self, **changes: Any) -> Observation:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
 
+_RESIZE = "resize with padding to image_size, and put the channels last"
 _FIELDS = tuple(field.name for field in dataclasses.fields(Observation))
 
 
@@ -71,7 +76,9 @@ def check_observation(config: Pi0Config, observation: Observation) -> tuple[int,
     picture = (*batch, config.image_size, config.image_size, 3)
     for key in config.image_keys:
         image = observation.images[key]
-        check_shape(f"images[{key!r}]", image, picture, "resize with padding to image_size")
+        fits = jnp.shape(image)[-3:] == picture[-3:]
+        fix = "its leading axes must be those of state" if fits else _RESIZE
+        check_shape(f"images[{key!r}]", image, picture, fix)
         if not jnp.issubdtype(image.dtype, jnp.floating):
             raise TypeError(
                 f"images[{key!r}] must be float32 in [-1, 1], got {image.dtype}; "

@@ -98,9 +98,9 @@ class LayerNorm(nnx.LayerNorm):
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         super().__init__(width, epsilon=1e-6, dtype=jnp.float32, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b s d"]) -> Float[Array, "b s d"]:
+    def __call__(self, x: Float[Array, "b s d"], *, mask: Any = None) -> Float[Array, "b s d"]:
         """Norms."""
-        return super().__call__(x).astype(x.dtype)
+        return super().__call__(x, mask=mask).astype(x.dtype)
 
 
 class SelfAttention(nnx.Module):

@@ -18,6 +18,7 @@ from taskcond.checkpoint.errors import CheckpointError
 from taskcond.checkpoint.pieces import Box, Leaf, Shape
 from taskcond.checkpoint.reading import Checkpoint, read_leaf
 
+_KEPT = 4  # leaves whose factors are in memory
 _ATTENTION, _FEED_FORWARD = ("/lora_a", "/lora_b"), ("_lora_a", "_lora_b")
 
 
@@ -43,16 +44,19 @@ class FoldedLora:
         self.leaves: dict[str, Leaf] = {
             path: leaf for path, leaf in checkpoint.leaves.items() if path not in halves
         }
-        self._factors: tuple[str, Any, Any] = ("", None, None)
+        self._factors: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def read(self, path: str, box: Box) -> Shaped[np.ndarray, "..."]:
         """A part of a leaf, folded."""
         value = self._checkpoint.read(path, box)
         if path not in self._halves:
             return value
-        if self._factors[0] != path:
-            self._factors = path, *self._read_factors(path)
-        _, a, b = self._factors
+        factors = self._factors.get(path)
+        if factors is None:
+            factors = self._read_factors(path)
+            # Threads read several leaves; of those that are done nothing is kept.
+            self._factors = dict([*self._factors.items(), (path, factors)][-_KEPT:])
+        a, b = factors
         outer, (rows, columns) = box[:-2], box[-2:]
         change = a[(*outer, rows)] @ b[(*outer, slice(None), columns)]
         return (value.astype(np.float32) + change).astype(value.dtype)

@@ -176,25 +176,24 @@ def concurrently(parts: Iterable[Iterable[T]], workers: int, ahead: int = 2) -> 
         with contextlib.suppress(queue.Empty):
             while True:
                 for item in todo.get_nowait():
-                    made.put(item)
+                    made.put((None, item))
                     room.acquire()
                     if stopped.is_set():
                         return
 
     with ThreadPoolExecutor(workers) as pool:
-        done = object()
         for _ in range(workers):
-            pool.submit(work).add_done_callback(lambda future: made.put((done, future)))
+            pool.submit(work).add_done_callback(lambda future: made.put((future, None)))
         try:
             running = workers
             while running:
-                item = made.get()
-                if isinstance(item, tuple) and item[0] is done:
-                    item[1].result()  # raises what the thread raised
-                    running -= 1
-                else:
+                finished, item = made.get()
+                if finished is None:
                     yield item
                     room.release()
+                else:
+                    finished.result()  # raises what the thread raised
+                    running -= 1
         finally:
             stopped.set()
             room.release(workers)

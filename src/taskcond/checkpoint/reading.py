@@ -156,6 +156,8 @@ def read_leaf(source: Leaves, path: str, box: Box | None = None) -> Shaped[np.nd
     leaf = source.leaves[path]
     box = tuple(slice(0, n) for n in leaf.shape) if box is None else box
     value = np.empty(box_shape(box), leaf.dtype)
+    if not value.size:
+        return value
     # Chunks can be read from the beginning alone: other boxes are cut from all that is there.
     aligned = is_aligned(box, leaf)
     cut = grid(box, piece_shape(box_shape(box), leaf.dtype.itemsize)) if aligned else leaf.boxes()

@@ -466,6 +466,29 @@ def test_kept_modulations_must_fit(policy):
         policy.modulations(0, num_steps=0)
 
 
+def test_kept_modulations_of_the_other_model_are_refused(policy):
+    other = Pi0(tiny(num_tasks=3, pi05=not policy.config.pi05), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="of the other kind of model"):
+        policy.sample_actions(
+            None,
+            observe(policy.config),
+            noise=chunk(policy.config),
+            num_steps=2,
+            modulations=other.modulations(0, num_steps=2),
+        )
+
+
+def test_ids_may_be_a_list(policy):
+    wanted = velocity(policy, observe(policy.config, task_id=np.array([0, 2])))
+    close(velocity(policy, observe(policy.config, task_id=[0, 2])), wanted)
+
+
+def test_pictures_of_another_batch_are_told_from_those_of_another_size(policy):
+    observation = observe(policy.config, (3,), task_id=np.array([0, 1]))
+    with pytest.raises(ValueError, match="its leading axes must be those of state"):
+        policy.prefix_tokens(observation.replace(state=observation.state[:2]))
+
+
 GEMMA = {"width": 16, "depth": 2, "mlp_dim": 24, "num_heads": 4, "num_kv_heads": 1, "head_dim": 8}
 BAD_CONFIGS = {
     "other depths": (
