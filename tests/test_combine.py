@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -247,8 +248,10 @@ def test_what_is_not_floating_point_must_be_equal(tmp_path):
     for name, extra in (("a", 0), ("b", 1)):
         save_params({"w": np.array([1, 2 + extra * 1j], np.complex64)}, tmp_path / name)
     both = tuple(Specialist(str(tmp_path / name)) for name in "ab")
+    threads = threading.active_count()
     with pytest.raises(CheckpointError, match=r"w differs, and is complex64"):
         combine_checkpoints(Recipe(both, check_base=False), tmp_path / "out")
+    assert threading.active_count() == threads  # or Python could not exit
     combine_checkpoints(Recipe(both[:1]), tmp_path / "out")
 
 

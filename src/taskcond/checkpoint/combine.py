@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -9,7 +10,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from itertools import repeat
 from typing import Any
 
 import jax.numpy as jnp
@@ -230,11 +230,16 @@ def _combine_leaf(
 ) -> Iterator[tuple[Box, np.ndarray]]:
     combine = _combiner(recipe, path, specialists, base)
     boxes = list(leaf.chunks())
-    # A thread for each file, as decoding and hashing take longest.
-    values = zip(*(prefetch(one.pieces(path, boxes)) for one in specialists), strict=True)
-    before = repeat(None, len(boxes)) if base is None else prefetch(base.pieces(path, boxes))
-    for box, old, new in zip(boxes, before, values, strict=True):
-        yield box, _in_blocks(combine, box, old, new, leaf.dtype)
+    inputs = specialists if base is None else [*specialists, base]
+    with contextlib.ExitStack() as stack:  # which ends the threads, whatever happens
+        # One for each file, as decoding and hashing take longest.
+        made = [
+            stack.enter_context(contextlib.closing(prefetch(one.pieces(path, boxes))))
+            for one in inputs
+        ]
+        for box, *values in zip(boxes, *made, strict=True):
+            before = None if base is None else values.pop()
+            yield box, _in_blocks(combine, box, before, values, leaf.dtype)
 
 
 def _in_blocks(

@@ -21,6 +21,7 @@ import importlib.util
 import itertools
 import json
 import math
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
@@ -81,6 +82,7 @@ class OrbaxStore:
         self.leaves = {path: _leaf(array) for path, array in self._arrays.items()}
         self._compressor = {path: _stream_compressor(a) for path, a in self._arrays.items()}
         self._streams: dict[tuple[str, str], _ChunkStream] = {}
+        self._lock = threading.Lock()
         self._chunk: tuple[str, Box, np.ndarray] | None = None
 
     def read(self, path: str, box: Box) -> Shaped[np.ndarray, "..."]:
@@ -152,15 +154,17 @@ class OrbaxStore:
             data = _read_value(kvstore, key, start, math.prod(shape) * leaf.dtype.itemsize)
             return np.frombuffer(data, leaf.dtype).reshape(shape)
         # One for each chunk: a piece may lie in several, and threads read several leaves.
-        stream = self._streams.pop((path, key), None)
+        with self._lock:
+            stream = self._streams.pop((path, key), None)
         if stream is None or stream.position > start:
             stream = _ChunkStream(_Value(kvstore, key))
         stream.skip(start - stream.position)
         value = stream.read(shape, leaf.dtype)
         if stream.position < math.prod(leaf.chunk) * leaf.dtype.itemsize:
-            self._streams[path, key] = stream
-            if len(self._streams) > _STREAMS:
-                self._streams.pop(next(iter(self._streams)), None)
+            with self._lock:
+                self._streams[path, key] = stream
+                if len(self._streams) > _STREAMS:
+                    del self._streams[next(iter(self._streams))]
         return value
 
 

@@ -13,7 +13,7 @@ import itertools
 import math
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -150,13 +150,17 @@ def as_bytes(value: Any) -> memoryview:
     return memoryview(value.reshape(-1).view(np.uint8))
 
 
-def prefetch(items: Iterable[T]) -> Iterator[T]:
+def prefetch(items: Iterable[T]) -> Generator[T, None, None]:
     """The same items, in order, made in a thread that is a few ahead."""
     return concurrently([items], 1)
 
 
-def concurrently(parts: Iterable[Iterable[T]], workers: int, ahead: int = 2) -> Iterator[T]:
+def concurrently(
+    parts: Iterable[Iterable[T]], workers: int, ahead: int = 2
+) -> Generator[T, None, None]:
     """The items of all parts, each part in order, several parts at a time.
+
+    A generator; close it, or its threads wait for somebody to take what they made.
 
     Args:
         parts: What to go through; each one by a single thread.

@@ -23,9 +23,17 @@ from taskcond.checkpoint.recipe import RECORD
 from taskcond.checkpoint.safetensors import INDEX_SUFFIX, SUFFIX
 
 _PARTS = {
-    *("_CHECKPOINT_METADATA", "_sharding", "array_metadatas", "checkpoint", "commit_success.txt"),
-    *("d", "descriptor", "manifest.ocdbt", "_strings.json"),
-    *(FILE, RECORD),
+    "_CHECKPOINT_METADATA",
+    "_sharding",
+    "_strings.json",
+    "array_metadatas",
+    "checkpoint",
+    "commit_success.txt",
+    "d",
+    "descriptor",
+    "manifest.ocdbt",
+    FILE,
+    RECORD,
 }
 """What lies in a checkpoint's directory, beside `_METADATA` and the leaves."""
 

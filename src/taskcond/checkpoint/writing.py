@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -69,12 +70,13 @@ def write_checkpoint(
         try:
             # The largest first, so that no thread is left with one at the end.
             order = sorted(todo, key=lambda name: -todo[name].nbytes)
-            parts = (_named(name, pieces(full[name])) for name in order)
-            for name, box, value in concurrently(parts, _READERS):
-                writer.write(name, box, value)
-                done += value.nbytes
-                if progress is not None:
-                    progress(done, total)
+            parts = (_with_name(name, pieces(full[name])) for name in order)
+            with contextlib.closing(concurrently(parts, _READERS)) as made:
+                for name, box, value in made:
+                    writer.write(name, box, value)
+                    done += value.nbytes
+                    if progress is not None:
+                        progress(done, total)
             writer.close()
         finally:
             writer.abandon()  # before the directory is removed from under it
@@ -104,7 +106,7 @@ def leaf_of(value: Any) -> Leaf:
     return Leaf(tuple(value.shape), dtype, tuple(value.shape)).chunked()
 
 
-def _named(
+def _with_name(
     name: str, pieces: Iterable[tuple[Box, np.ndarray]]
 ) -> Iterator[tuple[str, Box, np.ndarray]]:
     for box, value in pieces:
