@@ -309,6 +309,7 @@ def test_recipes_that_cannot_be_followed_are_refused(saved, kwargs, message):
     ("change", "message"),
     [
         ({"vocabulary": "abc"}, "vocabulary is 'abc', not a list"),
+        ({"vocabulary": 5}, "vocabulary is 5, not a list"),
         ({"seed": 1.5, "check_base": "no"}, "seed is 1.5, .*check_base is 'no', "),
     ],
 )

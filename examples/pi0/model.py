@@ -365,7 +365,10 @@ class Pi0(nnx.Module):
                 "pass observation.replace(task_id=None)"
             )
         if isinstance(table, Modulations) != self.config.pi05:
-            raise ValueError("modulations are those of the other kind of model: π0's or π0.5's")
+            raise ValueError(
+                "modulations are those of the other kind of model, π0 or π0.5: make them with "
+                "this model's modulations()"
+            )
         steps, rows = (of := jax.tree.leaves(table)[-1]).shape[0], of.shape[1]
         if not isinstance(num_steps, int) or steps != num_steps:
             raise ValueError(

@@ -48,6 +48,18 @@ from taskcond.checkpoint.pieces import (
 )
 
 METADATA = "_METADATA"
+_PARTS = {
+    METADATA,
+    "_CHECKPOINT_METADATA",
+    "_sharding",
+    "_strings.json",
+    "array_metadatas",
+    "checkpoint",
+    "commit_success.txt",
+    "d",
+    "descriptor",
+    "manifest.ocdbt",
+}
 _EMPTY = {"None", "Dict", "List", "Tuple", "NamedTuple", "Unknown", "string"}  # no array behind
 _PYTREE_HANDLER = "orbax.checkpoint._src.handlers.pytree_checkpoint_handler.PyTreeCheckpointHandler"
 _BATCH_BYTES = 16 << 20  # that are committed together
@@ -326,6 +338,12 @@ def _kvstore(root: epath.Path) -> Any:
 def _leaf(array: Any) -> Leaf:
     chunk = array.chunk_layout.read_chunk.shape  # None for an array without axes
     return Leaf(tuple(array.shape), array.dtype.numpy_dtype, tuple(chunk or ()))
+
+
+def is_part(entry: Path) -> bool:
+    """Whether this is what Orbax writes into a checkpoint's directory."""
+    is_leaf = (entry / ".zarray").exists() or (entry / "zarr.json").exists()
+    return entry.name in _PARTS or entry.name.startswith("ocdbt.process_") or is_leaf
 
 
 def check_names(leaves: Mapping[str, Leaf]) -> None:

@@ -18,24 +18,9 @@ from pathlib import Path
 
 from taskcond.checkpoint.conditioning import FILE
 from taskcond.checkpoint.errors import CheckpointError, explained
-from taskcond.checkpoint.orbax import METADATA
+from taskcond.checkpoint.orbax import METADATA, is_part
 from taskcond.checkpoint.recipe import RECORD
 from taskcond.checkpoint.safetensors import INDEX_SUFFIX, SUFFIX
-
-_PARTS = {
-    "_CHECKPOINT_METADATA",
-    "_sharding",
-    "_strings.json",
-    "array_metadatas",
-    "checkpoint",
-    "commit_success.txt",
-    "d",
-    "descriptor",
-    "manifest.ocdbt",
-    FILE,
-    RECORD,
-}
-"""What lies in a checkpoint's directory, beside `_METADATA` and the leaves."""
 
 _EXCHANGE, _AT_FDCWD = 2, -100  # of renameat2(2)
 
@@ -115,13 +100,7 @@ def _is_root(child: Path) -> bool:
 
 def _is_part(child: Path) -> bool:
     """Whether an entry of a directory belongs to a checkpoint."""
-    return (
-        _is_root(child)
-        or child.name in _PARTS
-        or child.name.startswith("ocdbt.process_")
-        or (child / ".zarray").exists()
-        or (child / "zarr.json").exists()
-    )
+    return _is_root(child) or child.name in (FILE, RECORD) or is_part(child)
 
 
 def _recover(out: Path) -> None:

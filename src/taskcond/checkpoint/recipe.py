@@ -94,15 +94,16 @@ class Recipe:
         problems = [] if self.specialists else ["there are no specialists"]
         for one in (self, *self.specialists, *self.rules):
             problems += _mistyped(one)
-        if not problems:
-            for rule in self.all_rules():
-                problems += self._problems(rule)
-        for s in self.specialists:
-            if not problems and not (s.lora_alpha in (None, "rank") or _is_positive(s.lora_alpha)):
-                problems.append(f"lora_alpha of {s.path} is {s.lora_alpha!r}, not 'rank' or > 0")
-        names = self.vocabulary or ()
-        if twice := sorted({str(name) for name in names if names.count(name) > 1}):
-            problems.append(f"the vocabulary has {twice} twice")
+        if not problems:  # the rest takes the types for granted
+            problems += [p for rule in self.all_rules() for p in self._problems(rule)]
+            problems += [
+                f"lora_alpha of {s.path} is {s.lora_alpha!r}, not 'rank' or > 0"
+                for s in self.specialists
+                if s.lora_alpha not in (None, "rank") and not _is_positive(s.lora_alpha)
+            ]
+            names = self.vocabulary or ()
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                problems.append(f"the vocabulary has {twice} twice")
         if problems:
             raise CheckpointError("the recipe cannot be followed: " + "; ".join(problems))
 
