@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-TREES = Path(__file__).parents[1] / "tests" / "data" / "param_trees"
+TREES = Path(__file__).parents[1] / "tests" / "fixtures" / "param_trees"
 
 
 def main(scale: float = 1.0, directory: str | None = None) -> str:

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from examples.experiment import Experiment, main
-from examples.lerobot_data import LeRobotData
+from examples.comparison.run import Experiment, main
+from examples.lerobot.loader import LeRobotData
 from taskcond import TaskConditioner  # 1 of 3
 
 

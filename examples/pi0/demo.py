@@ -2,8 +2,8 @@
 
     python -m examples.pi0.demo            (or `make demo`)
 
-runs `examples.experiment` with the model of this folder, at a size for two cores. All tasks have
-the same prompt, so that the id alone can tell them apart.
+runs `examples.comparison.run` with the model of this folder, at a size for two cores. All tasks
+have the same prompt, so that the id alone can tell them apart.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import grain
 from flax import nnx
 from jaxtyping import Array, Float
 
-from examples.experiment import Batch, Experiment, main
-from examples.lerobot_data import LeRobotData
-from examples.pi0.data import FrameTransform
+from examples.comparison.run import Batch, Experiment, main
+from examples.lerobot.loader import LeRobotData
 from examples.pi0.model import GemmaConfig, Pi0, Pi0Config, SiglipConfig
 from examples.pi0.tokenizer import Tokenizer, train_tokenizer
+from examples.pi0.transform import FrameTransform
 
 PROMPT = "do the task"
 HORIZON = 16

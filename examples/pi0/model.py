@@ -28,7 +28,7 @@ from examples.pi0.config import GemmaConfig, LoRAConfig, Pi0Config, SiglipConfig
 from examples.pi0.gemma import ACTION_EXPERT, PALIGEMMA, Cache, Gemma, Modulations
 from examples.pi0.observation import Observation, check_observation, check_shape
 from examples.pi0.siglip import Siglip
-from taskcond.conditioner import default_embedding_init
+from taskcond.nn.conditioner import default_embedding_init
 
 __all__ = [
     "GemmaConfig",

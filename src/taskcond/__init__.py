@@ -1,10 +1,10 @@
 """Task conditioning for multi-task robot policies in JAX/Flax."""
 
-from taskcond.conditioner import TaskConditioner, TaskParam
+from taskcond.data.extract import ExtractTaskID, extract_task_id
+from taskcond.data.vocabulary import TaskVocabulary
 from taskcond.ids import NULL_TASK
-from taskcond.merge import MergeError, MergeReport, merge_into, merge_params
-from taskcond.transforms import ExtractTaskID, extract_task_id
-from taskcond.vocabulary import TaskVocabulary
+from taskcond.merging.merge import MergeError, MergeReport, merge_into, merge_params
+from taskcond.nn.conditioner import TaskConditioner, TaskParam
 
 __all__ = [
     "NULL_TASK",

@@ -2,7 +2,7 @@
 
 import sys
 
-from taskcond.checkpoint.cli import main
+from taskcond.checkpoint.cli.commands import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from taskcond.conditioner import default_embedding_init
-from taskcond.fusion import check_settings, embed, fuse
+from taskcond.nn.conditioner import default_embedding_init
+from taskcond.nn.fusion import check_settings, embed, fuse
 
 
 class TaskConditioner(nn.Module):

@@ -3,14 +3,14 @@
 Not imported by `import taskcond`: it needs TensorStore, which takes its time.
 """
 
-from taskcond.checkpoint.combine import combine_checkpoints
+from taskcond.checkpoint.combining.combine import combine_checkpoints
+from taskcond.checkpoint.combining.recipe import Recipe, Rule, Specialist
 from taskcond.checkpoint.conditioning import TaskConditioning
-from taskcond.checkpoint.errors import CheckpointError
 from taskcond.checkpoint.inspect import diff_checkpoints, inspect_checkpoint
 from taskcond.checkpoint.load import load_params, save_params
-from taskcond.checkpoint.merge import change_tasks, merge_checkpoint
-from taskcond.checkpoint.reading import Checkpoint, open_checkpoint
-from taskcond.checkpoint.recipe import Recipe, Rule, Specialist
+from taskcond.checkpoint.merge_files import change_tasks, merge_checkpoint
+from taskcond.checkpoint.open import Checkpoint, open_checkpoint
+from taskcond.checkpoint.storage.errors import CheckpointError
 
 __all__ = [
     "Checkpoint",

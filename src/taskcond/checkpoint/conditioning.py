@@ -14,9 +14,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from taskcond.checkpoint.errors import CheckpointError
+from taskcond.checkpoint.storage.errors import CheckpointError
+from taskcond.data.vocabulary import TaskVocabulary
 from taskcond.ids import NULL_TASK
-from taskcond.vocabulary import TaskVocabulary
 
 FILE = "task_conditioning.json"
 
@@ -142,7 +142,7 @@ class TaskConditioning:
         >>> TaskConditioning(2, 8, scale=0.5).check(scale=1.0)
         Traceback (most recent call last):
         ...
-        taskcond.checkpoint.errors.CheckpointError: the task conditioning of the checkpoint is not
+        taskcond....CheckpointError: the task conditioning of the checkpoint is not
         the model's: scale is 0.5 in the checkpoint, 1.0 in the model. ...
         """
         self.require(

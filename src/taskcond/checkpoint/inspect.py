@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from taskcond.checkpoint.pieces import Leaf
-from taskcond.checkpoint.reading import Checkpoint, StrPath, open_checkpoint, read_leaf, read_pieces
-from taskcond.checkpoint.writing import Progress
-from taskcond.merge import count_nonfinite
+from taskcond.checkpoint.open import Checkpoint, StrPath, open_checkpoint, read_leaf, read_pieces
+from taskcond.checkpoint.storage.leaf import Leaf
+from taskcond.checkpoint.storage.write import Progress
+from taskcond.merging.merge import count_nonfinite
 
 
 @dataclasses.dataclass

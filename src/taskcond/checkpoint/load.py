@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Array, Shaped
 
 from taskcond.checkpoint.conditioning import TaskConditioning
-from taskcond.checkpoint.errors import CheckpointError
-from taskcond.checkpoint.pieces import Box, Leaf
-from taskcond.checkpoint.reading import Checkpoint, StrPath, open_checkpoint, read_leaf
-from taskcond.checkpoint.writing import Progress, leaf_of, write_checkpoint
-from taskcond.merge import plan_merge
+from taskcond.checkpoint.open import Checkpoint, StrPath, open_checkpoint, read_leaf
+from taskcond.checkpoint.storage.errors import CheckpointError
+from taskcond.checkpoint.storage.leaf import Box, Leaf
+from taskcond.checkpoint.storage.write import Progress, leaf_of, write_checkpoint
+from taskcond.data.vocabulary import TaskVocabulary
+from taskcond.merging.merge import plan_merge
 from taskcond.trees import flatten, rebuild, unwrap
-from taskcond.vocabulary import TaskVocabulary
 
 
 def load_params(

@@ -1,8 +1,7 @@
-"""The model against numbers of the published architecture: `tests/data/golden`."""
+"""The model against numbers of the published architecture: `tests/fixtures/golden`."""
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,8 +13,9 @@ from flax import nnx
 import taskcond
 from examples.pi0.model import Observation, Pi0, Pi0Config
 from taskcond.trees import flatten
+from tests.support import FIXTURES
 
-GOLDEN = Path(__file__).parents[2] / "data/golden"
+GOLDEN = FIXTURES / "golden"
 FLOAT32 = ("pi05_f32", "pi05_tasks_f32", "pi0_f32", "pi0_tasks_f32", "pi05_lora_f32")
 CASES = [(name, attention) for name in (*FLOAT32, "pi05_bf16") for attention in ("plain", "xla")]
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +14,9 @@ import taskcond
 from examples.pi0.model import GemmaConfig, LoRAConfig, Observation, Pi0, Pi0Config, SiglipConfig
 from taskcond import NULL_TASK, merge_into
 from taskcond.trees import flatten, to_dict
+from tests.support import FIXTURES
 
-DATA = Path(__file__).parents[2] / "data"
+DATA = FIXTURES
 TABLE = "task_embeddings/embedding"
 
 

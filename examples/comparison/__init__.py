@@ -1,0 +1,1 @@
+"""A policy before and after task conditioning."""

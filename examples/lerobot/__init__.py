@@ -1,0 +1,1 @@
+"""LeRobot datasets as a Grain source."""

@@ -1,0 +1,125 @@
+"""What opening a LeRobot dataset found, what it skipped, and what is odd about it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from examples.lerobot.layout import Layout
+from examples.lerobot.stats import Stats
+from examples.lerobot.tasks import look_alikes
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What opening a dataset found; prints as text.
+
+    Attributes:
+        title: Which dataset.
+        found: What is read.
+        skipped: What is declared, but not read, and why.
+        warnings: What is odd, but was dealt with.
+        still: For `state` and `actions`, the dimensions that never move.
+        narrow: Those whose range is tiny, so that `normalize` holds back.
+    """
+
+    title: str
+    found: tuple[str, ...]
+    skipped: tuple[str, ...]
+    warnings: tuple[str, ...]
+    still: dict[str, tuple[int, ...]]
+    narrow: dict[str, tuple[int, ...]]
+
+    def __str__(self) -> str:
+        parts = [self.title]
+        for name in ("found", "skipped", "warnings"):
+            lines = getattr(self, name)
+            if lines:
+                parts.append(f"  {name}:")
+                parts.extend(f"    - {line}" for line in lines)
+        return "\n".join(parts)
+
+
+def make_report(
+    title: str,
+    found: Iterable[str],
+    skipped: Iterable[str],
+    warnings: Iterable[str],
+    stats: Mapping[str, Stats],
+) -> Report:
+    """The report of one dataset; `stats` are those of the data, by which dimensions are listed."""
+    warnings, still, narrow = [*warnings], {}, {}
+    for name, part in stats.items():
+        still[name] = tuple(np.flatnonzero(part.still).tolist())
+        narrow[name] = tuple(np.flatnonzero(part.narrow()).tolist())
+        if still[name]:
+            warnings.append(
+                f"{name}: {len(still[name])} of {len(part.mean)} dimensions never move, and are "
+                f"normalized to 0: {_ranges(still[name])}"
+            )
+        if narrow[name]:
+            spans = (f"{i} ({part.q99[i] - part.q01[i]:.2g})" for i in narrow[name])
+            warnings.append(
+                f"{name}: {len(narrow[name])} dimensions have a 1-99 % range that is tiny, or "
+                f"tiny against their outliers, and are divided by more: {', '.join(spans)}"
+            )
+    return Report(title, tuple(found), tuple(skipped), tuple(warnings), still, narrow)
+
+
+def mixed_report(reports: Mapping[str, Report], vocabulary: Iterable[str]) -> Report:
+    """The report of several datasets by name, and of the vocabulary that they share."""
+
+    def lines(kind: str) -> tuple[str, ...]:
+        return tuple(f"{n}: {line}" for n, r in reports.items() for line in getattr(r, kind))
+
+    names = tuple(vocabulary)
+    alike = tuple(f"tasks look alike, but stay apart: {group}" for group in look_alikes(names))
+    parts = list(reports.values())
+    return Report(
+        title=f"{len(parts)} datasets, {len(names)} tasks",
+        found=lines("found"),
+        skipped=lines("skipped"),
+        warnings=(*alike, *lines("warnings")),
+        still={
+            key: tuple(sorted(set.intersection(*(set(part.still[key]) for part in parts))))
+            for key in parts[0].still
+        },
+        narrow={
+            key: tuple(sorted(set().union(*(part.narrow[key] for part in parts))))
+            for key in parts[0].narrow
+        },
+    )
+
+
+def odd_info(layout: Layout) -> list[str]:
+    """What `info.json` says of the dataset's size that its episodes contradict."""
+    episodes = layout.episodes
+    odd = []
+    facts = {
+        "total_episodes": len(episodes),
+        "total_frames": sum(episode.length for episode in episodes),
+    }
+    for key, actual in facts.items():
+        if layout.info.get(key, actual) != actual:
+            odd.append(f"info.json: {key} is {layout.info[key]}, but meta/episodes has {actual}")
+    chunks = layout.info.get("total_chunks")
+    if chunks == 0:
+        odd.append("info.json: total_chunks is 0; it is not used")
+    splits = layout.info.get("splits")
+    for name, span in splits.items() if isinstance(splits, dict) else ():
+        end = str(span).rpartition(":")[2]
+        if end.isdecimal() and int(end) > len(episodes):
+            odd.append(
+                f"info.json: split {name!r} is {span!r}, past the {len(episodes)} episodes; it is "
+                "not used, see split()"
+            )
+    return odd
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """`(1, 2, 3, 7)` as `1-3, 7`."""
+    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+    spans = [group.tolist() for group in np.split(np.array(numbers), breaks)]
+    return ", ".join(f"{s[0]}-{s[-1]}" if len(s) > 1 else str(s[0]) for s in spans)

@@ -1,0 +1,1 @@
+"""Several specialists become one checkpoint."""

@@ -1,0 +1,1 @@
+"""From a dataset's frame to a task id."""

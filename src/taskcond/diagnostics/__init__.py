@@ -1,0 +1,1 @@
+"""Does a policy use its task id?"""

@@ -1,0 +1,1 @@
+"""Parameters in memory: from a checkpoint's tree into a model's."""

@@ -1,0 +1,1 @@
+"""From a task id to a network: what conditions a model."""

@@ -1,0 +1,113 @@
+import threading
+
+import av
+import numpy as np
+import pytest
+
+from examples.lerobot.video import VideoReader, probe
+from examples.lerobot.write import write_video
+
+FRAMES = 120
+FPS = 20
+
+
+def pictures(count=FRAMES):
+    """The frame's number in two squares: tens in the left one, ones in the right."""
+    result = np.zeros((count, 32, 64, 3), np.uint8)
+    for i in range(count):
+        result[i, :, :32] = 10 + 18 * (i // 10)
+        result[i, :, 32:] = 10 + 24 * (i % 10)
+    return result
+
+
+def number(picture):
+    tens, ones = picture[8:24, 8:24].mean(), picture[8:24, 40:56].mean()
+    return 10 * round((tens - 10) / 18) + round((ones - 10) / 24)
+
+
+@pytest.fixture(scope="module", params=["libx264", "libsvtav1", "mpeg4", "libvpx-vp9"])
+def video(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("video") / f"{request.param}.mp4"
+    write_video(path, pictures(), FPS, request.param)
+    return path
+
+
+def test_any_frame_is_found_in_any_order(video):
+    reader = VideoReader(video, FPS)
+    order = np.random.default_rng(0).permutation(FRAMES)[:50]
+    assert [number(reader.read(i / FPS)) for i in order] == order.tolist()
+
+
+def test_frames_in_order_and_twice_the_same(video):
+    reader = VideoReader(video, FPS)
+    order = np.repeat(np.arange(FRAMES), 2)
+    assert [number(reader.read(i / FPS)) for i in order] == order.tolist()
+
+
+def test_the_end_is_that_of_the_last_frame(video):
+    info = probe(video)
+    assert info.end == pytest.approx((FRAMES - 1) / FPS, abs=1e-3)
+    assert info.fps == pytest.approx(FPS)
+    assert info.size == (32, 64)
+
+
+def test_reading_on_decodes_no_frame_twice(tmp_path, monkeypatch):
+    path = tmp_path / "a.mp4"
+    write_video(path, pictures(), FPS)
+    reader = VideoReader(path, FPS)
+    seeks = []
+    seek = reader._seek
+    monkeypatch.setattr(reader, "_seek", lambda seconds: (seeks.append(seconds), seek(seconds)))
+    for i in range(FRAMES):
+        reader.read(i / FPS)
+    assert len(seeks) == 1
+
+
+def test_a_seek_goes_to_the_keyframe_before_not_to_the_start(tmp_path):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS, options={"g": "10"})
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        for picture in pictures():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    reader = VideoReader(path, FPS)
+    assert number(reader.read(87 / FPS)) == 87
+    reader._seek(87 / FPS)
+    assert round(next(reader._frames).time * FPS) == 80
+
+
+def test_a_time_past_the_end_is_refused_and_the_reader_goes_on(tmp_path):
+    path = tmp_path / "a.mp4"
+    write_video(path, pictures(10), FPS)
+    reader = VideoReader(path, FPS)
+    with pytest.raises(ValueError, match=r"a.mp4: no frame at 0.500 s; the video is shorter"):
+        reader.read(10 / FPS)
+    assert number(reader.read(9 / FPS)) == 9
+    assert number(reader.read(0)) == 0
+
+
+def test_several_threads_share_a_reader(tmp_path):
+    path = tmp_path / "a.mp4"
+    write_video(path, pictures(), FPS)
+    reader = VideoReader(path, FPS)
+    wrong = []
+
+    def read(seed):
+        for i in np.random.default_rng(seed).permutation(FRAMES)[:20]:
+            if number(reader.read(i / FPS)) != i:
+                wrong.append(i)
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_a_file_without_video_is_refused(tmp_path):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"not a video")
+    with pytest.raises(Exception, match="a.mp4"):
+        probe(path)

@@ -1,0 +1,385 @@
+"""TaskConditioner: the contract, in NNX and in Linen."""
+
+import chex
+import flax.linen as nn
+import hypothesis.extra.numpy as hnp
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.experimental import checkify
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import taskcond
+import taskcond.linen
+from taskcond.nn.fusion import check_settings
+
+FEATURES = 6
+
+
+def make(num_tasks=5, **kwargs):
+    return taskcond.TaskConditioner(num_tasks, FEATURES, rngs=nnx.Rngs(0), **kwargs)
+
+
+def time_emb(*batch, dtype=jnp.float32):
+    values = np.random.default_rng(0).normal(size=(*batch, FEATURES))
+    return jnp.asarray(values, dtype)
+
+
+def table(conditioner):
+    return np.asarray(conditioner.embedding[...])
+
+
+# --- what it computes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+def test_adds_the_scaled_row(batch, jit):
+    conditioner = make(scale=2.5)
+    emb = time_emb(*batch)
+    ids = np.random.default_rng(1).integers(0, 5, batch)
+    call = nnx.jit(lambda c, e, i: c(e, i)) if jit else (lambda c, e, i: c(e, i))
+    expected = np.asarray(emb) + 2.5 * table(conditioner)[ids]
+    np.testing.assert_allclose(call(conditioner, emb, jnp.asarray(ids)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("ids", [2, np.int64(2), np.uint8(2), jnp.int16(2)])
+def test_takes_any_integer(ids):
+    np.testing.assert_array_equal(make()(time_emb(), ids), make()(time_emb(), jnp.int32(2)))
+
+
+def test_embed_is_the_scaled_row_and_zero_for_no_task():
+    conditioner = make(scale=3.0)
+    out = conditioner.embed(jnp.array([[4, -1]]))
+    np.testing.assert_allclose(out[0, 0], 3 * table(conditioner)[4], rtol=1e-6)
+    np.testing.assert_array_equal(out[0, 1], np.zeros(FEATURES))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.bfloat16])
+def test_result_has_the_dtype_of_the_time_embedding(dtype, param_dtype):
+    conditioner = make(param_dtype=param_dtype)
+    assert conditioner.embedding.dtype == param_dtype
+    assert conditioner(time_emb(2, dtype=dtype), jnp.array([0, 1])).dtype == dtype
+
+
+def test_bfloat16_is_the_rounded_float32_result():
+    emb = time_emb(2, dtype=jnp.bfloat16)
+    conditioner = make()
+    exact = np.asarray(emb, np.float32) + table(conditioner)[[0, 1]]
+    np.testing.assert_array_equal(
+        conditioner(emb, jnp.array([0, 1])), jnp.asarray(exact).astype(jnp.bfloat16)
+    )
+
+
+def test_default_table_is_that_of_nnx_embed():
+    ours = make(num_tasks=50)
+    embed = nnx.Embed(50, FEATURES, rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(table(ours), np.asarray(embed.embedding[...]))
+
+
+def test_zero_initialization_is_the_identity():
+    conditioner = make(embedding_init=nnx.initializers.zeros)
+    emb = time_emb(3)
+    chex.assert_trees_all_equal(conditioner(emb, jnp.array([0, 3, 4])), emb)
+
+
+def test_empty_batch():
+    assert make()(time_emb(0), jnp.zeros((0,), jnp.int32)).shape == (0, FEATURES)
+
+
+def test_no_tasks_is_the_identity_without_parameters():
+    conditioner = make(num_tasks=0)
+    emb = time_emb(2)
+    for ids in (None, jnp.array([0, 99]), "anything"):
+        assert conditioner(emb, ids) is emb
+    assert not jax.tree.leaves(nnx.state(conditioner, nnx.Param))
+    np.testing.assert_array_equal(conditioner.embed(jnp.array([1, 2])), np.zeros((2, FEATURES)))
+
+
+def test_task_param_selects_the_table_alone():
+    class Model(nnx.Module):
+        def __init__(self, rngs):
+            self.dense = nnx.Linear(FEATURES, FEATURES, rngs=rngs)
+            self.task_embeddings = taskcond.TaskConditioner(3, FEATURES, rngs=rngs)
+
+    state = nnx.state(Model(nnx.Rngs(0)), taskcond.TaskParam)
+    (leaf,) = jax.tree.leaves(state)
+    assert leaf.shape == (3, FEATURES)
+    assert list(state) == ["task_embeddings"]
+    assert list(state["task_embeddings"]) == ["embedding"]
+
+
+# --- properties ---------------------------------------------------------------------------------
+
+ids_strategy = st.lists(st.integers(-1, 4), min_size=1, max_size=8).map(np.array)
+
+
+@settings(deadline=None, max_examples=25)
+@given(ids_strategy, st.randoms(use_true_random=False))
+def test_equivariant_to_permuting_tasks_and_batch(ids, random):
+    conditioner, emb = make(), time_emb(len(ids))
+    tasks, batch = list(range(5)), list(range(len(ids)))
+    random.shuffle(tasks)
+    random.shuffle(batch)
+    rows = table(conditioner)[np.argsort(tasks)]
+    permuted = make(embedding_init=lambda *_: jnp.asarray(rows))
+    new_ids = np.where(ids < 0, ids, np.array(tasks)[ids])
+    np.testing.assert_array_equal(
+        permuted(emb[np.array(batch)], new_ids[batch]), conditioner(emb, ids)[np.array(batch)]
+    )
+
+
+@settings(deadline=None, max_examples=50)
+@given(hnp.arrays(np.float32, (3, FEATURES)), st.booleans())
+def test_null_rows_are_the_input_to_the_bit(emb, jit):
+    ids = jnp.array([-1, 2, -1])
+    conditioner = make()
+    call = nnx.jit(lambda c, e, i: c(e, i)) if jit else (lambda c, e, i: c(e, i))
+    out = np.asarray(call(conditioner, jnp.asarray(emb), ids))
+    # XLA on CPU flushes no denormals in a select: the bits pass through, -0.0 and NaN included.
+    np.testing.assert_array_equal(out[[0, 2]].view(np.int32), emb[[0, 2]].view(np.int32))
+
+
+# --- transformations ----------------------------------------------------------------------------
+
+
+def test_vmap_scan_and_grad_agree_with_a_loop():
+    conditioner, emb, ids = make(), time_emb(4), jnp.array([0, -1, 4, 0])
+    graphdef, state = nnx.split(conditioner)
+
+    def call(state, e, i):
+        return nnx.merge(graphdef, state)(e, i)
+
+    rows = [call(state, e, i) for e, i in zip(emb, ids, strict=True)]
+    np.testing.assert_array_equal(jax.vmap(call, (None, 0, 0))(state, emb, ids), jnp.stack(rows))
+    _, scanned = jax.lax.scan(lambda c, x: (c, call(state, *x)), 0, (emb, ids))
+    np.testing.assert_array_equal(scanned, jnp.stack(rows))
+    grads = jax.tree.leaves(jax.grad(lambda s: call(s, emb, ids).sum())(state))[0]
+    counts = np.array([2, 0, 0, 0, 1])  # how often each task occurs; no task has no gradient
+    np.testing.assert_allclose(grads, np.tile(counts[:, None], FEATURES))
+
+
+def test_table_is_replicated_over_a_mesh_unless_told_otherwise():
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    conditioner = make(num_tasks=50)
+    graphdef, state = nnx.split(conditioner)
+    n = 2 * len(jax.devices())
+    emb = jax.device_put(time_emb(n), NamedSharding(mesh, PartitionSpec("data")))
+    ids = jax.device_put(jnp.arange(n) % 50, NamedSharding(mesh, PartitionSpec("data")))
+    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+    out = jax.jit(lambda s, e, i: nnx.merge(graphdef, s)(e, i))(state, emb, ids)
+    np.testing.assert_allclose(out, conditioner(time_emb(n), jnp.arange(n) % 50), rtol=1e-6)
+    assert out.sharding.is_equivalent_to(emb.sharding, out.ndim)
+    leaf = jax.tree.leaves(state)[0]
+    assert leaf.sharding.is_fully_replicated
+
+
+# --- bad ids ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [5, 99, -2, np.iinfo(np.int32).min])
+@pytest.mark.parametrize("kind", [np.array, jnp.array, list])
+def test_concrete_bad_ids_raise_with_the_fix(bad, kind):
+    with pytest.raises(ValueError, match="task_id out of range") as error:
+        make()(time_emb(2), kind([0, bad]))
+    assert str(bad) in str(error.value)
+    assert "num_tasks=5" in str(error.value)
+    if bad > 0:
+        assert f"num_tasks={bad + 1} would do" in str(error.value)
+
+
+@pytest.mark.parametrize("bad", [2**32, 2**40, -(2**32)])
+def test_a_wide_id_never_wraps_into_range(bad):
+    with pytest.raises(ValueError, match="out of range"):
+        make()(time_emb(1), np.array([bad], np.int64))
+
+
+@pytest.mark.parametrize("num_tasks", [1, 2, 5, 300])
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.int32, np.uint32])
+def test_traced_bad_ids_are_nan_and_only_theirs(num_tasks, dtype):
+    info = np.iinfo(dtype)
+    ids = np.array([0, info.max, info.min], dtype)
+    out = nnx.jit(lambda c, e, i: c(e, i))(make(num_tasks), time_emb(3), ids)
+    good = (ids.astype(np.int64) >= 0) & (ids.astype(np.int64) < num_tasks)
+    np.testing.assert_array_equal(np.isnan(out).all(-1), ~good)
+    np.testing.assert_array_equal(np.isnan(out).any(-1), ~good)
+
+
+@pytest.mark.parametrize("num_tasks", [1, 5])
+@pytest.mark.parametrize("bad", [5, -2])
+def test_checkify_reports_bad_ids_under_jit(num_tasks, bad):
+    graphdef, state = nnx.split(make(num_tasks))
+
+    def call(state, emb, ids):
+        return nnx.merge(graphdef, state)(emb, ids)
+
+    checked = jax.jit(checkify.checkify(call))
+    error, _ = checked(state, time_emb(2), jnp.array([0, bad]))
+    with pytest.raises(checkify.JaxRuntimeError, match=f"task_id out of range.*{bad}"):
+        error.throw()
+    error, _ = checked(state, time_emb(2), jnp.array([0, -1]))
+    error.throw()
+
+
+@pytest.mark.parametrize("report", [True, False])
+@pytest.mark.parametrize("bad", [5, -2])
+def test_checkify_reports_bad_ids_as_rows_out_of_bounds(report, bad):
+    graphdef, state = nnx.split(make(5, checkify=report))
+
+    def call(state, emb, ids):
+        return nnx.merge(graphdef, state)(emb, ids)
+
+    checked = jax.jit(checkify.checkify(call, errors=checkify.index_checks))
+    error, _ = checked(state, time_emb(2), jnp.array([0, bad]))
+    with pytest.raises(checkify.JaxRuntimeError, match="out-of-bounds"):
+        error.throw()
+    error, _ = checked(state, time_emb(2), jnp.array([4, -1]))
+    error.throw()
+
+
+def test_without_checkify_there_is_no_effect_and_rematerialization_works():
+    graphdef, state = nnx.split(make(5, checkify=False))
+
+    def loss(state, emb, ids):
+        return nnx.merge(graphdef, state)(emb, ids).sum()
+
+    arguments = state, time_emb(2), jnp.array([3, -1])
+    assert not jax.make_jaxpr(loss)(*arguments).effects
+    plain = jax.jit(jax.grad(loss))(*arguments)
+    remat = jax.jit(jax.grad(jax.checkpoint(loss)))(*arguments)
+    jax.tree.map(np.testing.assert_array_equal, plain, remat)
+    assert np.isnan(jax.jit(loss)(*arguments[:2], jnp.array([0, 5])))
+
+
+@pytest.mark.parametrize("ids", [[0.0, 1.0], [True, False], ["0", "1"]])
+def test_ids_that_are_no_integers_are_refused(ids):
+    with pytest.raises(TypeError, match="task_id must be an integer"):
+        make()(time_emb(2), ids)
+
+
+def test_traced_floats_are_refused():
+    with pytest.raises(TypeError, match="task_id must be an integer"):
+        nnx.jit(lambda c, e, i: c(e, i))(make(), time_emb(2), jnp.zeros(2))
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (1,), (), (3,), (2, 2)])
+def test_ids_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match="leading axes of time_emb"):
+        make()(time_emb(2), jnp.zeros(shape, jnp.int32))
+
+
+def test_missing_ids_say_what_to_do():
+    with pytest.raises(ValueError, match="task_id not found in batch.*ExtractTaskID"):
+        make()(time_emb(2), None)
+
+
+def test_features_that_do_not_match_are_refused():
+    with pytest.raises(ValueError, match=r"last axis must be features=6"):
+        make()(jnp.zeros((2, 7)), jnp.zeros(2, jnp.int32))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"num_tasks": -1}, ValueError, "num_tasks must be >= 0, got -1"),
+        ({"num_tasks": 2.0}, TypeError, "num_tasks must be an integer, got 2.0"),
+        ({"num_tasks": True}, TypeError, "num_tasks must be an integer, got True"),
+        ({"num_tasks": None}, TypeError, "num_tasks must be an integer, got None"),
+        ({"features": 0}, ValueError, "features must be >= 1"),
+        ({"features": 1.5}, TypeError, "features must be an integer"),
+        ({"fusion": "multiply"}, ValueError, r"fusion must be one of \['add'\]"),
+        ({"scale": float("nan")}, ValueError, "scale must be finite"),
+        ({"dropout_rate": 1.5}, ValueError, r"dropout_rate must be in \[0, 1\]"),
+    ],
+)
+def test_bad_settings_name_the_argument(change, error, message):
+    good = {"num_tasks": 3, "features": 4, "scale": 1.0, "fusion": "add", "dropout_rate": 0.0}
+    check_settings(**good)
+    with pytest.raises(error, match=message):
+        check_settings(**{**good, **change})
+
+
+# --- dropout of ids -----------------------------------------------------------------------------
+
+
+def test_dropout_makes_some_ids_null_in_training_alone():
+    conditioner = make(dropout_rate=0.3)
+    emb, ids = time_emb(2000), jnp.ones(2000, jnp.int32)
+    conditioner.train()
+    dropped = np.asarray((conditioner(emb, ids) == emb).all(-1))
+    assert 0.25 < dropped.mean() < 0.35
+    again = np.asarray((conditioner(emb, ids) == emb).all(-1))
+    assert (dropped != again).any()
+    conditioner.eval()
+    assert not np.asarray((conditioner(emb, ids) == emb).all(-1)).any()
+
+
+def test_dropout_repeats_with_the_seed_and_can_be_overridden():
+    first, second = make(dropout_rate=0.5), make(dropout_rate=0.5)
+    emb, ids = time_emb(64), jnp.ones(64, jnp.int32)
+    np.testing.assert_array_equal(first(emb, ids), second(emb, ids))
+    outs = [first(emb, ids, rngs=nnx.Rngs(dropout=7)) for _ in range(2)]
+    np.testing.assert_array_equal(*outs)
+    assert not np.asarray((first(emb, ids, deterministic=True) == emb).all(-1)).any()
+
+
+def test_dropout_hides_no_bad_id():
+    conditioner = make(dropout_rate=1.0)
+    out = nnx.jit(lambda c, e, i: c(e, i))(conditioner, time_emb(2), jnp.array([1, 9]))
+    np.testing.assert_array_equal(np.isnan(out).all(-1), [False, True])
+
+
+def test_without_dropout_there_is_no_random_state():
+    assert list(nnx.state(make())) == ["embedding"]
+
+
+# --- Linen --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"scale": 0.5}, {"dtype": jnp.bfloat16}])
+def test_linen_equals_nnx_on_the_same_table(kwargs):
+    conditioner = make(**kwargs)
+    twin = taskcond.linen.TaskConditioner(5, FEATURES, **kwargs)
+    variables = {"params": {"embedding": conditioner.embedding[...]}}
+    emb, ids = time_emb(3), jnp.array([0, -1, 4])
+    out = jax.jit(twin.apply)(variables, emb, ids)
+    np.testing.assert_array_equal(out, nnx.jit(lambda c, e, i: c(e, i))(conditioner, emb, ids))
+    np.testing.assert_array_equal(
+        twin.apply(variables, ids, method="embed"), conditioner.embed(ids)
+    )
+
+
+def test_linen_has_the_same_parameter_path():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, emb, ids):
+            return taskcond.linen.TaskConditioner(5, FEATURES, name="task_embeddings")(emb, ids)
+
+    variables = Model().init(jax.random.key(0), time_emb(2), jnp.array([0, 1]))
+    assert variables["params"]["task_embeddings"]["embedding"].shape == (5, FEATURES)
+
+
+def test_linen_drops_ids_in_training_alone():
+    module = taskcond.linen.TaskConditioner(5, FEATURES, dropout_rate=1.0)
+    emb, ids = time_emb(2), jnp.array([0, 1])
+    variables = module.init(jax.random.key(0), emb, ids)
+    rngs = {"dropout": jax.random.key(1)}
+    out = module.apply(variables, emb, ids, deterministic=False, rngs=rngs)
+    np.testing.assert_array_equal(out, emb)
+    assert not np.array_equal(module.apply(variables, emb, ids), emb)
+
+
+def test_linen_raises_the_same_errors():
+    module = taskcond.linen.TaskConditioner(5, FEATURES)
+    variables = module.init(jax.random.key(0), time_emb(1), jnp.array([0]))
+    with pytest.raises(ValueError, match="out of range"):
+        module.apply(variables, time_emb(1), jnp.array([5]))
+    with pytest.raises(ValueError, match="task_id not found in batch"):
+        module.apply(variables, time_emb(1))
+    no_tasks = taskcond.linen.TaskConditioner(0, FEATURES)
+    assert no_tasks.init(jax.random.key(0), time_emb(1)) == {}
