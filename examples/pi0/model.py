@@ -28,7 +28,7 @@ from examples.pi0.config import GemmaConfig, LoRAConfig, Pi0Config, SiglipConfig
 from examples.pi0.gemma import ACTION_EXPERT, PALIGEMMA, Cache, Gemma, Modulations
 from examples.pi0.observation import Observation, check_observation, check_shape
 from examples.pi0.siglip import Siglip
-from taskcond.nn.conditioner import default_embedding_init
+from taskcond.nn.fusion import Add
 
 __all__ = [
     "GemmaConfig",
@@ -45,7 +45,7 @@ Signal = Modulations | Float[Array, "..."]
 
 
 TASK_INITS = {
-    "normal": default_embedding_init,
+    "normal": Add.embedding_init,
     "zeros": nnx.initializers.zeros_init(),
 }
 

@@ -251,7 +251,7 @@ def test_rows_are_matched_by_name_and_new_ones_start_as_told(new_rows):
     [
         ({"task_rows": [0, 1]}, "task_rows has 2 entries; the model has num_tasks=4"),
         ({"task_rows": [0, 1, 3, -2]}, r"task_rows \[-2, 3\] out of range: old rows are 0 to 2"),
-        ({"task_rows": [0, 1, 2, -1], "new_rows": 3}, "new_rows=3 out of range"),
+        ({"task_rows": [0, 1, 2, -1], "new_rows": 3}, "an old row from 0 to 2, got 3"),
         ({"task_rows": [0, 1, 2, -1], "new_rows": "copy"}, "new_rows must be 'target'"),
     ],
 )

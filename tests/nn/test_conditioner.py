@@ -15,7 +15,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import taskcond
 import taskcond.linen
-from taskcond.nn.fusion import check_settings
+from taskcond.nn.settings import ConditionerSettings
+from tests.support import as_untyped_code
 
 FEATURES = 6
 
@@ -286,22 +287,22 @@ def test_features_that_do_not_match_are_refused():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"num_tasks": -1}, ValueError, "num_tasks must be >= 0, got -1"),
+        ({"num_tasks": -1}, ValueError, "num_tasks must be at least 0, got -1"),
         ({"num_tasks": 2.0}, TypeError, "num_tasks must be an integer, got 2.0"),
         ({"num_tasks": True}, TypeError, "num_tasks must be an integer, got True"),
         ({"num_tasks": None}, TypeError, "num_tasks must be an integer, got None"),
-        ({"features": 0}, ValueError, "features must be >= 1"),
+        ({"features": 0}, ValueError, "features must be at least 1, got 0"),
         ({"features": 1.5}, TypeError, "features must be an integer"),
-        ({"fusion": "multiply"}, ValueError, r"fusion must be one of \['add'\]"),
+        ({"fusion": "multiply"}, ValueError, r"fusion must be one of \['add', 'film'\]"),
         ({"scale": float("nan")}, ValueError, "scale must be finite"),
         ({"dropout_rate": 1.5}, ValueError, r"dropout_rate must be in \[0, 1\]"),
     ],
 )
 def test_bad_settings_name_the_argument(change, error, message):
     good = {"num_tasks": 3, "features": 4, "scale": 1.0, "fusion": "add", "dropout_rate": 0.0}
-    check_settings(**good)
-    with pytest.raises(error, match=message):
-        check_settings(**{**good, **change})
+    ConditionerSettings(**good)
+    with as_untyped_code(), pytest.raises(error, match=message):
+        ConditionerSettings(**{**good, **change})
 
 
 # --- dropout of ids -----------------------------------------------------------------------------
