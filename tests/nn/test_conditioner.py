@@ -1,7 +1,6 @@
 """TaskConditioner: the contract, in NNX and in Linen."""
 
 import chex
-import flax.linen as nn
 import hypothesis.extra.numpy as hnp
 import jax
 import jax.numpy as jnp
@@ -32,9 +31,6 @@ def time_emb(*batch, dtype=jnp.float32):
 
 def table(conditioner):
     return np.asarray(conditioner.embedding[...])
-
-
-# --- what it computes ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("jit", [False, True])
@@ -146,9 +142,6 @@ def test_null_rows_are_the_input_to_the_bit(emb, jit):
     np.testing.assert_array_equal(out[[0, 2]].view(np.int32), emb[[0, 2]].view(np.int32))
 
 
-# --- transformations ----------------------------------------------------------------------------
-
-
 def test_vmap_scan_and_grad_agree_with_a_loop():
     conditioner, emb, ids = make(), time_emb(4), jnp.array([0, -1, 4, 0])
     graphdef, state = nnx.split(conditioner)
@@ -178,9 +171,6 @@ def test_table_is_replicated_over_a_mesh_unless_told_otherwise():
     assert out.sharding.is_equivalent_to(emb.sharding, out.ndim)
     leaf = jax.tree.leaves(state)[0]
     assert leaf.sharding.is_fully_replicated
-
-
-# --- bad ids ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bad", [5, 99, -2, np.iinfo(np.int32).min])
@@ -305,9 +295,6 @@ def test_bad_settings_name_the_argument(change, error, message):
         ConditionerSettings(**{**good, **change})
 
 
-# --- dropout of ids -----------------------------------------------------------------------------
-
-
 def test_dropout_makes_some_ids_null_in_training_alone():
     conditioner = make(dropout_rate=0.3)
     emb, ids = time_emb(2000), jnp.ones(2000, jnp.int32)
@@ -337,50 +324,3 @@ def test_dropout_hides_no_bad_id():
 
 def test_without_dropout_there_is_no_random_state():
     assert list(nnx.state(make())) == ["embedding"]
-
-
-# --- Linen --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kwargs", [{}, {"scale": 0.5}, {"dtype": jnp.bfloat16}])
-def test_linen_equals_nnx_on_the_same_table(kwargs):
-    conditioner = make(**kwargs)
-    twin = taskcond.linen.TaskConditioner(5, FEATURES, **kwargs)
-    variables = {"params": {"embedding": conditioner.embedding[...]}}
-    emb, ids = time_emb(3), jnp.array([0, -1, 4])
-    out = jax.jit(twin.apply)(variables, emb, ids)
-    np.testing.assert_array_equal(out, nnx.jit(lambda c, e, i: c(e, i))(conditioner, emb, ids))
-    np.testing.assert_array_equal(
-        twin.apply(variables, ids, method="embed"), conditioner.embed(ids)
-    )
-
-
-def test_linen_has_the_same_parameter_path():
-    class Model(nn.Module):
-        @nn.compact
-        def __call__(self, emb, ids):
-            return taskcond.linen.TaskConditioner(5, FEATURES, name="task_embeddings")(emb, ids)
-
-    variables = Model().init(jax.random.key(0), time_emb(2), jnp.array([0, 1]))
-    assert variables["params"]["task_embeddings"]["embedding"].shape == (5, FEATURES)
-
-
-def test_linen_drops_ids_in_training_alone():
-    module = taskcond.linen.TaskConditioner(5, FEATURES, dropout_rate=1.0)
-    emb, ids = time_emb(2), jnp.array([0, 1])
-    variables = module.init(jax.random.key(0), emb, ids)
-    rngs = {"dropout": jax.random.key(1)}
-    out = module.apply(variables, emb, ids, deterministic=False, rngs=rngs)
-    np.testing.assert_array_equal(out, emb)
-    assert not np.array_equal(module.apply(variables, emb, ids), emb)
-
-
-def test_linen_raises_the_same_errors():
-    module = taskcond.linen.TaskConditioner(5, FEATURES)
-    variables = module.init(jax.random.key(0), time_emb(1), jnp.array([0]))
-    with pytest.raises(ValueError, match="out of range"):
-        module.apply(variables, time_emb(1), jnp.array([5]))
-    with pytest.raises(ValueError, match="task_id not found in batch"):
-        module.apply(variables, time_emb(1))
-    no_tasks = taskcond.linen.TaskConditioner(0, FEATURES)
-    assert no_tasks.init(jax.random.key(0), time_emb(1)) == {}
