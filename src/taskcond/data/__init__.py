@@ -1,1 +1,1 @@
-"""From a dataset's frame to a task id."""
+"""From a dataset's frame to a task id: the transform, vocabularies and LeRobot's task lists."""

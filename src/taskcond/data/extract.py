@@ -1,4 +1,4 @@
-"""`extract_task_id`: from a dataset's frame to the id that the model is conditioned on."""
+"""`extract_task_id`: the task index of a dataset's frame becomes the task id of the model."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ def extract_task_id(
 ) -> dict[str, Any]:
     """Returns a copy of `data` in which `target` holds the task id as int32.
 
-    Where `source` is absent, a `target` that is already there is checked and kept, as at
-    inference. Datasets number tasks each in their own way: `id_map` takes the dataset's ids to the
-    model's, see `TaskVocabulary.id_map`. It applies to `source` alone.
+    If `source` is absent, as it is at inference, a `target` that is already there is checked and
+    kept. Each dataset numbers its tasks in its own way. `id_map` maps the dataset's ids to the
+    model's, see `TaskVocabulary.id_map`. It is applied to `source` only.
 
     Args:
         data: A frame or a batch. It is not changed.
-        source: Key of the dataset's task index: a Python int, or a NumPy, JAX or torch value.
-        target: Key of the result, int32 of the same shape; a scalar stays a scalar, so that
+        source: Key of the dataset's task index, which is a Python int, or a NumPy, JAX or torch
+            value.
+        target: Key of the result, int32 of the same shape. A scalar stays a scalar, so that
             batching gives `[B]`.
-        num_tasks: Ids must be `NULL_TASK` (-1) or in `[0, num_tasks)`; `None`: no upper limit.
+        num_tasks: Ids must be `NULL_TASK` (-1) or in `[0, num_tasks)`; `None` sets no upper limit.
         id_map: `{id in the dataset: id in the model}`. An id that it does not list is an error.
 
     Raises:
         KeyError: Neither `source` nor `target` is in `data`.
-        TypeError: Not an integer: floats and bools are refused.
-        ValueError: Out of range, or not in `id_map`.
+        TypeError: The value is not an integer; floats and bools are refused.
+        ValueError: The id is out of range, or not in `id_map`.
 
     >>> extract_task_id({"task_index": [3, 4]})
     {'task_index': [3, 4], 'task_id': array([3, 4], dtype=int32)}
@@ -55,7 +56,7 @@ def extract_task_id(
     value = data[key]
     id_map = id_map if key == source else None
     if id_map is None and (type(value) is int or isinstance(value, np.integer)):
-        # The usual frame, and the one that has to be fast.
+        # Most frames take this path, which has to be fast.
         if not NULL_TASK <= value < (_INT32_LIMIT if num_tasks is None else num_tasks):
             raise out_of_range(np.array([int(value)], object), num_tasks)
         return {**data, target: np.int32(value)}
@@ -69,10 +70,10 @@ def extract_task_id(
 
 @dataclasses.dataclass(frozen=True)
 class ExtractTaskID:
-    """`extract_task_id` with its settings, to put in a pipeline.
+    """The function `extract_task_id` with its settings, to put in a pipeline.
 
-    Works as one of openpi's transforms, in `grain`'s `map`, and as a torch `transform`. The fields
-    are the arguments of `extract_task_id`.
+    It works as one of openpi's transforms, in `grain`'s `map`, and as a torch `transform`. The
+    fields are the arguments of `extract_task_id`.
 
     >>> transform = ExtractTaskID(num_tasks=50)
     >>> int(transform({"task_index": 7})["task_id"])

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import jax
 import jax.numpy as jnp
 import tyro
-from tyro.conf import Positional, UseAppendAction
+from tyro.conf import Positional, UseAppendAction, arg
 
 from taskcond.checkpoint.cli.progress import ByteProgress
 from taskcond.checkpoint.combining.combine import CombineReport, combine_checkpoints
@@ -30,6 +30,8 @@ from taskcond.nn.fusion import get_fusion
 TABLE = "task_embeddings/embedding"
 """The path of the task table that `merge` adds."""
 
+Source = Annotated[str, Positional, arg(metavar="SOURCE")]
+Out = Annotated[str, Positional, arg(metavar="OUT")]
 Target = dict[str, jax.ShapeDtypeStruct | jax.Array]
 
 
@@ -45,7 +47,7 @@ class Inspect:
         json: Print the report as JSON.
     """
 
-    path: Positional[str]
+    path: Source
     quick: bool = False
     json: bool = False
 
@@ -67,8 +69,8 @@ class Diff:
         json: Print the report as JSON.
     """
 
-    first: Positional[str]
-    second: Positional[str]
+    first: Source
+    second: Source
     json: bool = False
 
     def run(self) -> Difference:
@@ -106,8 +108,8 @@ class Merge:
         json: Print the report as JSON.
     """
 
-    source: Positional[str]
-    out: Positional[str]
+    source: Source
+    out: Out
     target: str | None = None
     num_tasks: int | None = None
     features: int | None = None
@@ -196,8 +198,8 @@ class Tasks:
         json: Print the report as JSON.
     """
 
-    source: Positional[str]
-    out: Positional[str]
+    source: Source
+    out: Out
     vocabulary: str | None = None
     source_vocabulary: str | None = None
     rows: str | None = None
@@ -257,8 +259,8 @@ class Combine:
         json: Print the report as JSON.
     """
 
-    recipe: Positional[str]
-    out: Positional[str]
+    recipe: Annotated[str, Positional, arg(metavar="RECIPE")]
+    out: Out
     dry_run: bool = False
     overwrite: bool = False
     format: Literal["orbax", "safetensors"] = "orbax"
