@@ -50,9 +50,8 @@ class TaskConditioner(nn.Module):
             self.dtype,
             self.checkify,
         )
-        init = self.embedding_init or settings.embedding_init
         self.table = (
-            self.param("embedding", init, settings.table_shape, self.param_dtype)
+            self.param("embedding", settings.init_table, self.embedding_init, self.param_dtype)
             if settings.num_tasks
             else None
         )

@@ -89,7 +89,8 @@ def task_confusion(
         )
     if np.isnan(losses).any():
         raise ValueError(
-            f"the loss of {np.isnan(losses).any(1).sum()} samples is NaN; find out why before measuring"
+            f"the loss of {np.isnan(losses).any(1).sum()} samples is NaN; correct the policy or "
+            "the data first"
         )
     best = losses == losses.min(1, keepdims=True)
     matrix, loss = np.zeros((num_tasks, num_tasks)), np.zeros(num_tasks)

@@ -52,7 +52,8 @@ class TaskConditioner(nnx.Module):
     Raises:
         ValueError: `num_tasks` or `features` is too small, `fusion` is unknown, `scale` is not
             finite, or `dropout_rate` is outside `[0, 1]`.
-        TypeError: `num_tasks` or `features` is not an integer.
+        TypeError: `num_tasks` or `features` is not an integer, `scale` is not a number, or a dtype
+            is not floating point.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -79,10 +80,11 @@ class TaskConditioner(nnx.Module):
             num_tasks, features, scale, fusion, dropout_rate, dtype, checkify
         )
         self.deterministic = False
-        init = embedding_init or settings.embedding_init
         has_table = settings.num_tasks > 0
         self.embedding = (
-            TaskParam(init(rngs.params(), settings.table_shape, param_dtype)) if has_table else None
+            TaskParam(settings.init_table(rngs.params(), embedding_init, param_dtype))
+            if has_table
+            else None
         )
         drops = has_table and settings.dropout_rate
         self.rngs = nnx.Rngs(dropout=rngs.dropout()) if drops else None
@@ -127,7 +129,7 @@ class TaskConditioner(nnx.Module):
         Raises:
             ValueError: `task_id` is missing, out of range or of another shape than `[*b]`, or
                 `time_emb` has another width.
-            TypeError: The ids are not integers.
+            TypeError: The ids are not integers, or `time_emb` is not floating point.
         """
         if self.embedding is None:
             return time_emb
