@@ -34,7 +34,7 @@ class TaskConditioner(nn.Module):
     fusion: str = "add"
     dropout_rate: float = 0.0
     embedding_init: nn.initializers.Initializer | None = None
-    checkify: bool = True
+    checkify: bool = False
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
     deterministic: bool = True

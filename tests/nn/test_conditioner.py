@@ -204,14 +204,15 @@ def test_traced_bad_ids_are_nan_and_only_theirs(num_tasks, dtype):
 @pytest.mark.parametrize("num_tasks", [1, 5])
 @pytest.mark.parametrize("bad", [5, -2])
 def test_checkify_reports_bad_ids_under_jit(num_tasks, bad):
-    graphdef, state = nnx.split(make(num_tasks))
+    graphdef, state = nnx.split(make(num_tasks, checkify=True))
 
     def call(state, emb, ids):
         return nnx.merge(graphdef, state)(emb, ids)
 
     checked = jax.jit(checkify.checkify(call))
     error, _ = checked(state, time_emb(2), jnp.array([0, bad]))
-    with pytest.raises(checkify.JaxRuntimeError, match=f"task_id out of range.*{bad}"):
+    message = rf"task_id out of range: got {bad}; allowed is -1 \(no task\) to {num_tasks - 1}"
+    with pytest.raises(checkify.JaxRuntimeError, match=message):
         error.throw()
     error, _ = checked(state, time_emb(2), jnp.array([0, -1]))
     error.throw()
@@ -233,8 +234,8 @@ def test_checkify_reports_bad_ids_as_rows_out_of_bounds(report, bad):
     error.throw()
 
 
-def test_without_checkify_there_is_no_effect_and_rematerialization_works():
-    graphdef, state = nnx.split(make(5, checkify=False))
+def test_by_default_there_is_no_effect_and_rematerialization_works():
+    graphdef, state = nnx.split(make(5))
 
     def loss(state, emb, ids):
         return nnx.merge(graphdef, state)(emb, ids).sum()
@@ -299,28 +300,138 @@ def test_dropout_makes_some_ids_null_in_training_alone():
     conditioner = make(dropout_rate=0.3)
     emb, ids = time_emb(2000), jnp.ones(2000, jnp.int32)
     conditioner.train()
-    dropped = np.asarray((conditioner(emb, ids) == emb).all(-1))
+    rngs = nnx.Rngs(dropout=0)
+    dropped = np.asarray((conditioner(emb, ids, rngs=rngs) == emb).all(-1))
     assert 0.25 < dropped.mean() < 0.35
-    again = np.asarray((conditioner(emb, ids) == emb).all(-1))
+    again = np.asarray((conditioner(emb, ids, rngs=rngs) == emb).all(-1))
     assert (dropped != again).any()
     conditioner.eval()
     assert not np.asarray((conditioner(emb, ids) == emb).all(-1)).any()
 
 
 def test_dropout_repeats_with_the_seed_and_can_be_overridden():
-    first, second = make(dropout_rate=0.5), make(dropout_rate=0.5)
+    first = make(dropout_rate=0.5)
     emb, ids = time_emb(64), jnp.ones(64, jnp.int32)
-    np.testing.assert_array_equal(first(emb, ids), second(emb, ids))
     outs = [first(emb, ids, rngs=nnx.Rngs(dropout=7)) for _ in range(2)]
+    np.testing.assert_array_equal(*outs)
+    outs = [first(emb, ids, rngs=jax.random.key(7)) for _ in range(2)]
     np.testing.assert_array_equal(*outs)
     assert not np.asarray((first(emb, ids, deterministic=True) == emb).all(-1)).any()
 
 
 def test_dropout_hides_no_bad_id():
     conditioner = make(dropout_rate=1.0)
-    out = nnx.jit(lambda c, e, i: c(e, i))(conditioner, time_emb(2), jnp.array([1, 9]))
+    call = nnx.jit(lambda c, e, i: c(e, i, rngs=jax.random.key(0)))
+    out = call(conditioner, time_emb(2), jnp.array([1, 9]))
     np.testing.assert_array_equal(np.isnan(out).all(-1), [False, True])
 
 
-def test_without_dropout_there_is_no_random_state():
-    assert list(nnx.state(make())) == ["embedding"]
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_a_conditioners_state_is_its_table_and_nothing_else(rate):
+    assert list(nnx.state(make(dropout_rate=rate))) == ["embedding"]
+
+
+def test_dropout_without_a_key_says_how_to_give_one():
+    with pytest.raises(ValueError, match=r"rngs=key or rngs=nnx\.Rngs\(dropout=0\)") as raised:
+        make(dropout_rate=0.5)(time_emb(2), jnp.array([0, 1]))
+    assert "model.eval()" in str(raised.value)
+
+
+@pytest.mark.skipif(not hasattr(nnx, "view"), reason="nnx.view is newer than this flax")
+def test_a_deterministic_view_drops_no_id():
+    conditioner, emb = make(dropout_rate=1.0), time_emb(2)
+    view = nnx.view(conditioner, deterministic=True)
+    assert not np.asarray(view(emb, jnp.array([0, 1])) == emb).all(-1).any()
+
+
+@pytest.mark.parametrize("wrap", ["remat", "scan", "shard_map"])
+def test_gradients_pass_through_transformations_with_defaults(wrap):
+    graphdef, state = nnx.split(make(5))
+    emb, ids = time_emb(4), jnp.array([3, -1, 0, 3])
+
+    def apply(state, emb, ids):
+        return nnx.merge(graphdef, state)(emb, ids)
+
+    def scanned(state, emb, ids):
+        step = lambda carry, x: (carry, apply(state, *x))  # noqa: E731
+        return jax.lax.scan(step, 0, (emb, ids))[1]
+
+    def sharded(state, emb, ids):
+        shard_map = getattr(jax, "shard_map", None)
+        if shard_map is None:
+            from jax.experimental.shard_map import shard_map
+        mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
+        batch = PartitionSpec("data")
+        specs = (PartitionSpec(), batch, batch)
+        return shard_map(apply, mesh=mesh, in_specs=specs, out_specs=batch)(state, emb, ids)
+
+    wrapped = {"remat": jax.checkpoint(apply), "scan": scanned, "shard_map": sharded}[wrap]
+    loss = lambda function: lambda *x: (function(*x) ** 2).sum()  # noqa: E731
+    plain = jax.jit(jax.grad(loss(apply)))(state, emb, ids)
+    changed = jax.jit(jax.grad(loss(wrapped)))(state, emb, ids)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), plain, changed)
+
+
+@pytest.mark.parametrize(
+    ("emb", "error", "message"),
+    [
+        (
+            np.zeros((2, FEATURES), np.int32),
+            TypeError,
+            "must be floating point, got int32",
+        ),
+        (np.zeros((2, FEATURES), np.complex64), TypeError, "must be floating point, got complex64"),
+        ([[0.0] * FEATURES] * 2, TypeError, "time_emb must be an array, got list"),
+    ],
+)
+def test_a_time_embedding_that_is_not_floating_point_is_refused(emb, error, message):
+    with as_untyped_code(), pytest.raises(error, match=message):
+        make()(emb, jnp.array([0, 1]))
+
+
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.complex64, "float4_e2m1fn"])
+def test_a_dtype_that_has_no_nan_is_refused(dtype):
+    if isinstance(dtype, str):
+        dtype = getattr(jnp, dtype, None) or pytest.skip("this jax has no 4-bit floats")
+    with pytest.raises(TypeError, match="param_dtype must be a floating-point dtype that has NaN"):
+        make(param_dtype=dtype)
+    with pytest.raises(TypeError, match="dtype must be a floating-point dtype that has NaN"):
+        make(dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("scale", "error", "message"),
+    [
+        (None, TypeError, "scale must be a number, got None"),
+        ("1", TypeError, "scale must be a number, got '1'"),
+        (1e39, ValueError, "scale=1e\\+39 overflows param_dtype=float32"),
+    ],
+)
+def test_a_scale_that_cannot_work_is_named(scale, error, message):
+    with as_untyped_code(), pytest.raises(error, match=message):
+        make(scale=scale)
+
+
+def test_a_traced_scale_is_refused():
+    with as_untyped_code(), pytest.raises(TypeError, match="scale is traced"):
+        jax.jit(lambda scale: make(scale=scale)(time_emb(), 0))(2.0)
+
+
+def test_odd_containers_of_ids_say_what_to_do():
+    assert make()(time_emb(0), []).shape == (0, FEATURES)
+    with pytest.raises(TypeError, match="different lengths; pad them with taskcond.NULL_TASK"):
+        make()(time_emb(2, 2), [[1, 2], [3]])
+    masked = np.ma.masked_array([1, 2], [False, True])
+    with pytest.raises(TypeError, match=r"filled\(taskcond.NULL_TASK\)"):
+        make()(time_emb(2), masked)
+
+
+def test_advice_on_shapes_works_when_it_is_followed():
+    emb, task_id = time_emb(2, 4), jnp.array([3, 1])
+    with pytest.raises(ValueError, match="Use jnp.broadcast_to") as raised:
+        make()(emb, task_id)
+    advice = str(raised.value).split("Use ")[1].split(" if ")[0]
+    out = make()(emb, eval(advice, {"jnp": jnp, "task_id": task_id}))
+    np.testing.assert_array_equal(out[1], make()(emb[1], jnp.full(4, 1)))
+    with pytest.raises(ValueError, match=r"Use task_id.reshape\(\(2,\)\)"):
+        make()(time_emb(2), task_id[:, None])

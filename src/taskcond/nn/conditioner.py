@@ -37,17 +37,19 @@ class TaskConditioner(nnx.Module):
             `time_emb * (1 + a) + b`, where a row is `[a, b]` and has the width `2 * features`.
         dropout_rate: Probability in `[0, 1]` with which an id becomes `NULL_TASK` in training
             (`model.train()`), so that the model also learns to act without a task. Modules start
-            in training mode, as `nnx.Dropout` does; `model.eval()` ends it.
+            in training mode, as `nnx.Dropout` does; `model.eval()` ends it, and so does
+            `nnx.view(model, deterministic=True)`. The random key comes with the call, so that
+            the table is all the state that a conditioner has.
         embedding_init: Initializer of the table. By default `"add"` uses that of `nnx.Embed`, and
             `"film"` uses zeros. With zeros a merged checkpoint acts exactly as before.
-        checkify: Whether `checkify.checkify(f)` names the bad id. This adds an effect to the
-            traced program: a call of the compiled function takes about 0.3 ms more on the host,
-            and jax 0.5 refuses to differentiate through `jax.checkpoint` around it. Without it,
-            bad rows are NaN all the same, and `errors=checkify.index_checks` reports them.
+        checkify: Whether `checkify.checkify(f)` names the bad id. Bad rows are NaN in any case,
+            and `errors=checkify.index_checks` reports them. `True` adds an effect to the traced
+            program: a call of the compiled function takes about 0.3 ms more on the host, and jax
+            before 0.8 refuses to differentiate through `jax.checkpoint` around it.
         dtype: Dtype of the computation; by default the one that the table and `time_emb` promote
             to.
         param_dtype: Dtype of the table.
-        rngs: The stream `params` for the table, and `dropout` for the dropout of ids.
+        rngs: Its stream `params` draws the table.
 
     Raises:
         ValueError: `num_tasks` or `features` is too small, `fusion` is unknown, `scale` is not
@@ -71,7 +73,7 @@ class TaskConditioner(nnx.Module):
         fusion: str = "add",
         dropout_rate: float = 0.0,
         embedding_init: nnx.Initializer | None = None,
-        checkify: bool = True,
+        checkify: bool = False,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -86,8 +88,6 @@ class TaskConditioner(nnx.Module):
             if has_table
             else None
         )
-        drops = has_table and settings.dropout_rate
-        self.rngs = nnx.Rngs(dropout=rngs.dropout()) if drops else None
 
     @property
     def num_tasks(self) -> int:
@@ -115,7 +115,7 @@ class TaskConditioner(nnx.Module):
         task_id: TaskIds | None = None,
         *,
         deterministic: bool | None = None,
-        rngs: nnx.Rngs | None = None,
+        rngs: nnx.Rngs | Array | None = None,
     ) -> Float[Array, "*b d"]:
         """Fuses the task into a timestep embedding.
 
@@ -124,11 +124,12 @@ class TaskConditioner(nnx.Module):
             task_id: Integers `[*b]`: `NULL_TASK` or in `[0, num_tasks)`. May be `None` only if
                 `num_tasks=0`.
             deterministic: Overrides `model.train()` and `model.eval()` for the dropout of ids.
-            rngs: Overrides the module's own `dropout` stream.
+            rngs: A key that draws which ids are dropped, or an `nnx.Rngs` with a stream
+                `dropout`. It is needed in training if there is a `dropout_rate`.
 
         Raises:
-            ValueError: `task_id` is missing, out of range or of another shape than `[*b]`, or
-                `time_emb` has another width.
+            ValueError: `task_id` is missing, out of range or of another shape than `[*b]`,
+                `time_emb` has another width, or `rngs` is missing.
             TypeError: The ids are not integers, or `time_emb` is not floating point.
         """
         if self.embedding is None:
@@ -151,7 +152,26 @@ class TaskConditioner(nnx.Module):
         table = None if self.embedding is None else self.embedding[...]
         return self.settings.embed(table, task_id)
 
-    def _dropout_key(self, deterministic: bool | None, rngs: nnx.Rngs | None) -> Array | None:
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """Switches the dropout of ids; `nnx.view` calls this.
+
+        Args:
+            deterministic: Whether no id is dropped; `None` changes nothing.
+        """
+        if deterministic is not None:
+            self.deterministic = deterministic
+
+    def _dropout_key(
+        self, deterministic: bool | None, rngs: nnx.Rngs | Array | None
+    ) -> Array | None:
+        rate = self.settings.dropout_rate
         off = self.deterministic if deterministic is None else deterministic
-        rngs = rngs or self.rngs
-        return None if off or rngs is None or not self.settings.dropout_rate else rngs.dropout()
+        if off or not rate:
+            return None
+        if rngs is None:
+            raise ValueError(
+                f"dropout_rate={rate} needs a random key in training: call the conditioner with "
+                "rngs=key or rngs=nnx.Rngs(dropout=0), or switch dropout off with model.eval() or "
+                "deterministic=True"
+            )
+        return rngs.dropout() if isinstance(rngs, nnx.Rngs) else rngs

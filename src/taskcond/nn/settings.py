@@ -36,7 +36,7 @@ class ConditionerSettings:
     fusion: str = "add"
     dropout_rate: float = 0.0
     dtype: DTypeLike | None = None
-    checkify: bool = True
+    checkify: bool = False
 
     def __post_init__(self) -> None:
         values = {

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
@@ -18,12 +19,12 @@ A = TypeVar("A", bound=Array)
 
 def explicit_sharding(x: Array) -> NamedSharding | None:
     """Returns the sharding of an array on a mesh with explicit axes, and `None` for others."""
-    typeof = getattr(jax, "typeof", None)  # newer than jax 0.5.3, as are explicit axes
-    sharding = getattr(typeof(x), "sharding", None) if typeof else None
-    if sharding is None:
+    if not hasattr(jax.sharding, "reshard"):  # older releases of jax only try out explicit axes
         return None
-    explicit = jax.sharding.AxisType.Explicit
-    return sharding if explicit in sharding.mesh.axis_types else None
+    sharding = jax.typeof(x).sharding if isinstance(x, Tracer) else x.sharding
+    if not isinstance(sharding, NamedSharding):
+        return None
+    return sharding if jax.sharding.AxisType.Explicit in sharding.mesh.axis_types else None
 
 
 def without_last_axis(sharding: NamedSharding | None, *more: None) -> NamedSharding | None:
@@ -35,7 +36,11 @@ def without_last_axis(sharding: NamedSharding | None, *more: None) -> NamedShard
 
 def put(x: A, sharding: NamedSharding | None) -> A:
     """Reshards an array, unless `sharding` is `None`."""
-    return x if sharding is None else jax.sharding.reshard(x, sharding)
+    if sharding is None:
+        return x
+    # Outside of jit, `x` may still lie on a single device, which only `device_put` accepts.
+    is_eager = not isinstance(x, Tracer) and isinstance(sharding.mesh, jax.sharding.Mesh)
+    return jax.device_put(x, sharding) if is_eager else jax.sharding.reshard(x, sharding)
 
 
 def take_rows(
