@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +15,36 @@ NULL_TASK = -1
 """The id that means "no task": it adds nothing, exactly."""
 
 _SHOWN = 8  # ids listed in an error message
+
+
+def check_integer(name: str, value: object, low: int) -> int:
+    """Returns an integer that is at least `low`, as a Python int.
+
+    Args:
+        name: What the value is called in an error.
+        value: An integer of Python or NumPy. Bools are refused.
+        low: The smallest value that is allowed.
+
+    Raises:
+        TypeError: The value is not an integer.
+        ValueError: The value is below `low`.
+
+    >>> check_integer("features", 64, 1)
+    64
+    >>> check_integer("features", 0, 1)
+    Traceback (most recent call last):
+    ...
+    ValueError: features must be at least 1, got 0
+    """
+    try:
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, SupportsIndex):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if number < low:
+        raise ValueError(f"{name} must be at least {low}, got {value!r}")
+    return number
 
 
 def check_num_tasks(num_tasks: Any) -> int:
