@@ -181,7 +181,7 @@ class Pi0(TimeAndTask):
             kept = self.modulations(observation.task_id, num_steps=num_steps)
         denoise = self.denoiser(observation)
 
-        def velocity(x: Array, step: Array, time: Array) -> Array:
+        def velocity(x: Array, step: ArrayLike, time: Array) -> Array:
             if kept is None:
                 return denoise(x, self.condition_at(time, observation.task_id))
             return denoise(x, jax.tree.map(lambda of_all_steps: of_all_steps[step], kept))

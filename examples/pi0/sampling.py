@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from taskcond.ids import check_integer
 
-Velocity = Callable[[Float[Array, "..."], Int[Array, ""], Float[Array, ""]], Float[Array, "..."]]
+Velocity = Callable[
+    [Float[Array, "..."], Int[ArrayLike, ""], Float[Array, ""]], Float[Array, "..."]
+]
 """`velocity(x, step, time)`, where `time` is that of the step: 1 for noise, 0 for actions."""
 
 
@@ -32,7 +34,7 @@ def integrate(
     """
     dt = jnp.float32(-1.0) / num_steps
 
-    def step(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def step(i: Int[ArrayLike, ""], carry: tuple[Array, Array]) -> tuple[Array, Array]:
         x, time = carry
         return x + dt * velocity(x, i, time), time + dt
 
