@@ -1,1 +1,5 @@
-"""From a dataset's frame to a task id."""
+"""A dataset's frame becomes a task id."""
+
+from taskcond.data.lerobot_tasks import read_lerobot_tasks
+
+__all__ = ["read_lerobot_tasks"]
