@@ -27,7 +27,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 from rich.console import Console
 
-from examples.lerobot.loader import LeRobotData
+from examples.lerobot import LeRobotData
 from examples.pi0.beside import find_beside, load_config, load_transform
 from examples.pi0.compare_tasks_report import Chunks, plot, table
 from examples.pi0.model import Pi0, Pi0Config

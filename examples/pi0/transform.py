@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from examples.lerobot.loader import LeRobotData, MixedData
+from examples.lerobot import Frames
 from examples.lerobot.stats import Mode, Stats, normalize, unnormalize
 from examples.pi0.config import Pi0Config
 from examples.pi0.images import black_image, resize_with_pad
@@ -63,7 +63,7 @@ class FrameTransform:
     @classmethod
     def for_dataset(
         cls,
-        data: LeRobotData | MixedData,
+        data: Frames,
         config: Pi0Config,
         tokenizer: Tokenizer,
         cameras: Cameras,
@@ -201,11 +201,9 @@ def _problems(
     return problems
 
 
-def _dataset_problems(
-    data: LeRobotData | MixedData, config: Pi0Config, cameras: Cameras
-) -> list[str]:
+def _dataset_problems(data: Frames, config: Pi0Config, cameras: Cameras) -> list[str]:
     problems = []
-    parts = data.parts if isinstance(data, MixedData) else (data,)
+    parts = data.parts
     for part in parts:
         missing = sorted({c for c in cameras.values() if c is not None} - set(part.cameras))
         if missing:

@@ -10,10 +10,11 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 
-from examples.comparison import run as module
-from examples.comparison.run import Experiment, run, save
-from examples.lerobot.loader import LeRobotData
-from examples.lerobot.write import write_demo_dataset
+from examples.comparison.cups import write_demo_dataset
+from examples.comparison.experiment import Experiment, vector_loader
+from examples.comparison.run import run
+from examples.comparison.train import save
+from examples.lerobot import LeRobotData
 from examples.quickstart import Policy
 from examples.training import fit
 from taskcond import TaskConditioner, TaskVocabulary, merge_into
@@ -115,7 +116,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_loads(data, tmp_path, stage, results, k
     calls = itertools.count()
 
     def loader(*args, **kwargs):
-        iterator = module.vector_loader(*args, **kwargs)
+        iterator = vector_loader(*args, **kwargs)
         evaluating = "num_epochs" in kwargs
         return iterator if evaluating or next(calls) != stage else interrupted(iterator, 1)
 

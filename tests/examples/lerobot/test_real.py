@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from examples.lerobot.loader import LeRobotData, make_loader
+from examples.lerobot import LeRobotData, make_loader
 
 NAME = "robot_sim.PickNPlace"
 FOLDER = Path(os.environ.get("TASKCOND_DATA", Path(__file__).parents[3] / "../shared/data"))

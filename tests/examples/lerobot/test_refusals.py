@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from examples.lerobot.loader import DatasetError, LeRobotData
+from examples.lerobot import DatasetError, LeRobotData
 from examples.lerobot.write import Recording, write_dataset, write_video
 
 CAMERA = "observation.images.front"
@@ -145,13 +145,13 @@ def test_a_folder_that_is_no_dataset_is_refused(tmp_path):
 
 def test_an_unknown_version_is_refused(root):
     edit_info(root, codebase_version="v1.6")
-    with pytest.raises(DatasetError, match="'v1.6' is not supported; convert"):
+    with pytest.raises(DatasetError, match="'v1.6' is not supported. Convert"):
         LeRobotData(root)
 
 
 def test_a_missing_column_is_named_with_those_that_are_there(root):
     message = refusal(root, state="observation.joints")
-    assert "['observation.joints']; it has ['action', 'episode_index'" in message
+    assert "['observation.joints']; its columns are ['action', 'episode_index'" in message
 
 
 # --- frames
@@ -245,7 +245,7 @@ def test_episodes_of_several_widths_are_refused(root):
     table = pq.read_table(path)
     wide = pa.array([[0.0]] * len(table))
     pq.write_table(table.set_column(table.column_names.index("action"), "action", wide), path)
-    assert "episode_000002.parquet: 1 dimensions, but 3 before" in refusal(root)
+    assert "episode_000002.parquet: 1 dimensions, but 3 in earlier frames" in refusal(root)
 
 
 def test_vectors_that_are_none_are_refused(root):
@@ -365,17 +365,17 @@ def test_a_template_does_nothing_but_insert_numbers(root, template):
 
 
 def test_unknown_episodes_and_cameras_are_refused(root):
-    with pytest.raises(ValueError, match="no episodes \\[8, 9\\]; there are 4, up to 3"):
+    with pytest.raises(ValueError, match="no episodes \\[8, 9\\]; It has 4, up to 3"):
         LeRobotData(root, episodes=[1, 8, 9])
-    with pytest.raises(ValueError, match="no cameras \\['wrist'\\]; there are \\[\\]"):
+    with pytest.raises(ValueError, match="no cameras \\['wrist'\\]\\. Its cameras are \\[\\]"):
         LeRobotData(root, cameras=["wrist"])
 
 
 def test_no_episodes_are_refused(root):
-    with pytest.raises(ValueError, match="select at least one episode"):
+    with pytest.raises(ValueError, match="Select at least one episode"):
         LeRobotData(root, episodes=[])
 
 
 def test_a_horizon_of_nothing_is_refused(root):
-    with pytest.raises(ValueError, match="horizon must be at least 1"):
+    with pytest.raises(ValueError, match="horizon is 0, but must be at least 1"):
         LeRobotData(root, horizon=0)

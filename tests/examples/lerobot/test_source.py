@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from examples.lerobot.loader import DatasetError, LeRobotData, make_loader, mix
+from examples.lerobot import DatasetError, LeRobotData, make_loader, mix
 from examples.lerobot.write import Recording, write_dataset
 from taskcond import TaskVocabulary
 
@@ -136,7 +136,7 @@ def test_selecting_tasks_keeps_their_ids(root):
 
 
 def test_an_unknown_task_is_refused_with_the_nearest_name(root):
-    with pytest.raises(ValueError, match="'wip'; did you mean one of \\['wipe'\\]"):
+    with pytest.raises(ValueError, match="the task 'wip'. Did you mean one of \\['wipe'\\]"):
         LeRobotData(root, tasks=["wip"])
 
 
@@ -194,7 +194,7 @@ def test_a_split_is_by_episode_and_the_same_for_the_same_seed(tmp_path):
 
 def test_a_split_without_a_second_episode_says_what_to_do(tmp_path):
     root = write_dataset(tmp_path / "data", recordings(lengths=(4, 5)))
-    with pytest.raises(ValueError, match="validate on the training frames"):
+    with pytest.raises(ValueError, match="Validate on the training frames"):
         LeRobotData(root).split()
 
 
@@ -379,12 +379,12 @@ def test_a_loader_transforms_each_frame(root):
     batch = next(iter(loader))
     assert batch.keys() == {"x"}
     assert batch["x"].shape == (5, 2)
-    with pytest.raises(ValueError, match="pass one"):
+    with pytest.raises(ValueError, match="Pass one of them"):
         make_loader(data, batch_size=5, transform=dict, normalize_by="zscore")
 
 
 def test_a_share_smaller_than_a_batch_is_refused(root):
-    with pytest.raises(ValueError, match="35 frames a process are less than one batch of 64"):
+    with pytest.raises(ValueError, match="35 frames, which is less than one batch of 64"):
         make_loader(LeRobotData(root), batch_size=64)
 
 
@@ -436,7 +436,7 @@ def test_a_picture_that_is_not_in_the_file_is_refused(root):
     features = json.loads((root / "meta/info.json").read_text())["features"]
     features["image"] = {"dtype": "image", "shape": [32, 32, 3]}
     edit_json(root / "meta/info.json", features=features)
-    with pytest.raises(DatasetError, match="image of frame 0 holds no picture; embed"):
+    with pytest.raises(DatasetError, match="image of frame 0 holds no image. Embed"):
         LeRobotData(root)[0]
 
 

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from examples.lerobot.loader import (
+from examples.lerobot import (
     LeRobotData,
     Stats,
     load_stats,
@@ -213,5 +213,5 @@ def test_without_preflight_the_stored_statistics_are_needed(tmp_path):
     root = write_dataset(tmp_path / "data", recordings(), version="v3.0")
     assert LeRobotData(root, preflight=False).norm_stats["state"].count == 200
     (root / "meta/stats.json").unlink()
-    with pytest.raises(ValueError, match="open it with preflight=True"):
+    with pytest.raises(ValueError, match="Open the dataset with preflight=True"):
         LeRobotData(root, preflight=False)

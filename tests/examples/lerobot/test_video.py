@@ -81,7 +81,7 @@ def test_a_time_past_the_end_is_refused_and_the_reader_goes_on(tmp_path):
     path = tmp_path / "a.mp4"
     write_video(path, pictures(10), FPS)
     reader = VideoReader(path, FPS)
-    with pytest.raises(ValueError, match=r"a.mp4: no frame at 0.500 s; the video is shorter"):
+    with pytest.raises(ValueError, match=r"a.mp4 has no frame at 0.500 s: the video is shorter"):
         reader.read(10 / FPS)
     assert number(reader.read(9 / FPS)) == 9
     assert number(reader.read(0)) == 0

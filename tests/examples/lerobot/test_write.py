@@ -5,8 +5,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from examples.lerobot.loader import LeRobotData
-from examples.lerobot.write import Recording, write_dataset, write_demo_dataset
+from examples.comparison.cups import write_demo_dataset
+from examples.lerobot import LeRobotData
+from examples.lerobot.write import Recording, write_dataset
 from taskcond import TaskVocabulary
 
 

@@ -3,8 +3,8 @@
 import pytest
 from flax import nnx
 
-from examples.lerobot.loader import LeRobotData
-from examples.lerobot.write import write_demo_dataset
+from examples.comparison.cups import write_demo_dataset
+from examples.lerobot import LeRobotData
 from examples.pi0.model import Pi0
 from examples.pi0.tokenizer import Tokenizer, train_tokenizer
 from tests.support.tiny_pi0 import ROBOT_CONFIG, shaken, tiny

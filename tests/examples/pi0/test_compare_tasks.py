@@ -13,8 +13,8 @@ import tyro
 from flax import nnx
 from PIL import Image
 
-from examples.lerobot.loader import LeRobotData
-from examples.lerobot.write import write_demo_dataset
+from examples.comparison.cups import write_demo_dataset
+from examples.lerobot import LeRobotData
 from examples.pi0 import compare_tasks
 from examples.pi0.beside import load_transform, save_transform
 from examples.pi0.compare_tasks import Args, find_config, load_model, own_prompts, resolve_tasks

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from examples.lerobot.loader import LeRobotData, make_loader, mix
+from examples.lerobot import LeRobotData, make_loader, mix
 from examples.lerobot.stats import Stats
 from examples.pi0.model import Pi0
 from examples.pi0.observation import check_observation
@@ -239,5 +239,5 @@ def test_mixed_datasets_are_checked_part_by_part(data, root, tokenizer):
 
 
 def test_normalizing_twice_is_refused(data, transform):
-    with pytest.raises(ValueError, match="not in both"):
+    with pytest.raises(ValueError, match="Pass one of them"):
         make_loader(data, batch_size=2, transform=transform, normalize_by="quantile")
