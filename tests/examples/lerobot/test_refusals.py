@@ -365,7 +365,7 @@ def test_a_template_does_nothing_but_insert_numbers(root, template):
 
 
 def test_unknown_episodes_and_cameras_are_refused(root):
-    with pytest.raises(ValueError, match="no episodes \\[8, 9\\]; It has 4, up to 3"):
+    with pytest.raises(ValueError, match="no episodes \\[8, 9\\]. It has 4, up to 3"):
         LeRobotData(root, episodes=[1, 8, 9])
     with pytest.raises(ValueError, match="no cameras \\['wrist'\\]\\. Its cameras are \\[\\]"):
         LeRobotData(root, cameras=["wrist"])
