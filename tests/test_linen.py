@@ -9,21 +9,7 @@ from flax import nnx
 
 import taskcond
 import taskcond.linen
-
-FEATURES = 6
-
-
-def make(num_tasks=5, **kwargs):
-    return taskcond.TaskConditioner(num_tasks, FEATURES, rngs=nnx.Rngs(0), **kwargs)
-
-
-def time_emb(*batch, dtype=jnp.float32):
-    values = np.random.default_rng(0).normal(size=(*batch, FEATURES))
-    return jnp.asarray(values, dtype)
-
-
-def table(conditioner):
-    return np.asarray(conditioner.embedding[...])
+from tests.support.conditioner import FEATURES, make, time_emb
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"scale": 0.5}, {"dtype": jnp.bfloat16}])

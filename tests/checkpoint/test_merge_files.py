@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,23 +24,11 @@ from tests.support.checkpoints import (
     TINY,
     assert_same,
     golden,
+    load_ignoring_warnings,
     small,
+    target_with_tasks,
     with_tasks,
 )
-
-
-def load_ignoring_warnings(path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return load_params(path)
-
-
-def target_with_tasks(num_tasks, features=16):
-    shapes = {
-        path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in golden("pi05_f32").items()
-    }
-    table = np.random.default_rng(3).standard_normal((num_tasks, features)).astype(np.float32)
-    return {**shapes, TABLE: table}
 
 
 @pytest.mark.parametrize("layout", ["released", "trained"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 
@@ -23,15 +21,10 @@ from tests.support.checkpoints import (
     TINY,
     assert_same,
     golden,
+    load_ignoring_warnings,
     small,
     with_tasks,
 )
-
-
-def load_ignoring_warnings(path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return load_params(path)
 
 
 def test_names_of_tasks_go_before_numbers_and_words(tmp_path):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from taskcond import TaskVocabulary
 from taskcond.checkpoint import (
     TaskConditioning,
+    load_params,
     save_params,
 )
 from taskcond.trees import flatten
@@ -56,3 +60,28 @@ def with_tasks(path, frames=(5, 7, 9), **about):
     conditioning = TaskConditioning(3, 4, vocabulary=NAMES, frames_seen=frames, **about)
     save_params(small(3), path, conditioning=conditioning)
     return small(3)["task_embeddings"]["embedding"]
+
+
+def load_ignoring_warnings(path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return load_params(path)
+
+
+def target_with_tasks(num_tasks, features=16):
+    shapes = {
+        path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in golden("pi05_f32").items()
+    }
+    table = np.random.default_rng(3).standard_normal((num_tasks, features)).astype(np.float32)
+    return {**shapes, TABLE: table}
+
+
+def nested(flat):
+    tree = {}
+    for path, value in flat.items():
+        *parents, name = path.split("/")
+        node = tree
+        for key in parents:
+            node = node.setdefault(key, {})
+        node[name] = value
+    return tree

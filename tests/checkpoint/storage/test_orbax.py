@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 
 import jax
 import numpy as np
@@ -22,15 +21,10 @@ from taskcond.checkpoint.storage.leaf import read_leaf
 from tests.support.checkpoints import (
     FORMATS,
     assert_same,
+    load_ignoring_warnings,
     small,
     with_orbax,
 )
-
-
-def load_ignoring_warnings(path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return load_params(path)
 
 
 @pytest.mark.parametrize("compressed", [True, False])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
@@ -20,15 +19,8 @@ from tests.support.checkpoints import (
     assert_same,
     golden,
     small,
+    target_with_tasks,
 )
-
-
-def target_with_tasks(num_tasks, features=16):
-    shapes = {
-        path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in golden("pi05_f32").items()
-    }
-    table = np.random.default_rng(3).standard_normal((num_tasks, features)).astype(np.float32)
-    return {**shapes, TABLE: table}
 
 
 def test_nothing_is_overwritten_unasked(tmp_path):
