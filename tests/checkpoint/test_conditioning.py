@@ -35,7 +35,7 @@ def test_conditioning_survives_a_file(tmp_path):
     ("change", "message"),
     [
         ({"tasks": ["a", "b"]}, "vocabulary has 2 tasks, the table 3"),
-        ({"tasks": ["a", "a", "b"]}, "distinct"),
+        ({"tasks": ["a", "a", "b"]}, r"occur more than once: \['a'\]"),
         ({"frames_seen": [1, 2]}, "frames_seen has 2 tasks"),
         ({"frames_seen": [1, 2, -3]}, "frames_seen.2 is -3, but must be greater"),
         ({"frames_seen": [1, 2, 0.5]}, "frames_seen.2 is 0.5, but must be a valid integer"),

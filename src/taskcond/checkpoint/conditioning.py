@@ -17,7 +17,7 @@ import pydantic
 from pydantic import Field, InstanceOf
 
 from taskcond.checkpoint.storage.atomic import write_text
-from taskcond.checkpoint.storage.errors import CheckpointError, as_checkpoint_error
+from taskcond.checkpoint.storage.errors import CheckpointError
 from taskcond.checkpoint.storage.leaf import Leaf
 from taskcond.checkpoint.validation import CONFIG, Count, Number, refuses
 from taskcond.data.vocabulary import TaskVocabulary
@@ -91,16 +91,15 @@ class TaskConditioning:
     @classmethod
     def from_json(cls, text: str, where: str = FILE) -> TaskConditioning:
         """Parses the content of the file; `where` is its name in errors."""
-        with as_checkpoint_error(f"{where} is malformed"):
+        try:
             content = json.loads(text)
             if not isinstance(content, dict):
                 raise ValueError(f"it holds {content!r} instead of fields in braces")
             names = content.pop("tasks", None)
             vocabulary = None if names is None else TaskVocabulary(names)
-            try:
-                return cls(**content, vocabulary=vocabulary)
-            except CheckpointError as error:
-                raise ValueError(str(error)) from None
+            return cls(**content, vocabulary=vocabulary)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise CheckpointError(f"{where} is malformed: {error}") from error
 
     def to_json(self) -> str:
         """Returns the content of the file."""
