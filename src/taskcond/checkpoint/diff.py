@@ -15,7 +15,7 @@ from taskcond.messages import columns
 
 @dataclasses.dataclass
 class Difference:
-    """What differs between two checkpoints; prints as a table.
+    """The difference of two checkpoints; prints as a table.
 
     Attributes:
         only_first: Paths that the second one lacks.
@@ -33,7 +33,7 @@ class Difference:
 
     @property
     def identical(self) -> bool:
-        """Whether the two have the same leaves, bit for bit."""
+        """Tells whether the two have the same leaves, bit for bit."""
         return not (self.only_first or self.only_second or self.reshaped or self.changed)
 
     def __str__(self) -> str:

@@ -34,7 +34,7 @@ class InspectedTask:
 
 @dataclasses.dataclass
 class Inspection:
-    """What is in a checkpoint; prints as a table.
+    """The content of a checkpoint; prints as a table.
 
     Attributes:
         path: The path as it was given.

@@ -12,7 +12,7 @@ from taskcond.messages import columns
 
 @dataclasses.dataclass
 class MergeReport:
-    """What a merge did with every leaf; prints as a table.
+    """A report of what a merge did with every leaf; prints as a table.
 
     Attributes:
         loaded: Paths that have the checkpoint's values.

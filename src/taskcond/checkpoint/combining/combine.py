@@ -42,7 +42,7 @@ Combine = Callable[[Box, np.ndarray | None, Values], np.ndarray]
 
 @dataclasses.dataclass
 class CombineReport:
-    """What became of the specialists; prints as a table.
+    """A report of what became of the specialists; prints as a table.
 
     Attributes:
         methods: `{path: method}` of the shared leaves.

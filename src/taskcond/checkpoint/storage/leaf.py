@@ -79,7 +79,7 @@ class Leaf:
 
     @property
     def has_small_chunks(self) -> bool:
-        """Whether a chunk is no larger than a piece."""
+        """Tells whether a chunk is no larger than a piece."""
         return math.prod(self.chunk) * self.dtype.itemsize <= PIECE_BYTES
 
     def pieces(self) -> Iterator[Box]:

@@ -13,7 +13,7 @@ from taskcond.checkpoint.storage.leaf import Progress, StrPath
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """Where and how a checkpoint is written.
+    """The place and the manner in which a checkpoint is written.
 
     Attributes:
         path: The directory that appears when the checkpoint is complete.
