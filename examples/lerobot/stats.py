@@ -44,7 +44,7 @@ class Stats:
 
     @property
     def still(self) -> Bool[np.ndarray, " d"]:
-        """Whether each dimension is constant, except for rounding."""
+        """Tells whether each dimension is constant, except for rounding."""
         size = np.maximum(1.0, np.maximum(np.abs(self.min), np.abs(self.max)))
         return (self.max - self.min) <= 1e-6 * size
 

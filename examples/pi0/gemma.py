@@ -65,7 +65,7 @@ class Cache(NamedTuple):
 
 
 class Gemma(nnx.Module):
-    """A stack of layers that both experts share. In π0.5, the norms of the action expert are adaptive.
+    """A stack of layers that both experts share. In π0.5, the action norms are adaptive.
 
     Args:
         config: The model's.

@@ -51,7 +51,7 @@ def assert_same(actual, expected):
 
 
 def with_orbax(path):
-    """As a user of plain Orbax reads it, whatever the release."""
+    """Reads a checkpoint as a user of plain Orbax does, in any release."""
     with ocp.PyTreeCheckpointer() as checkpointer:
         return checkpointer.restore(path.resolve())
 

@@ -43,7 +43,7 @@ class MergeRules:
 
 @dataclasses.dataclass(frozen=True)
 class LeafPlan:
-    """How one leaf of the result is made.
+    """The origin of one leaf of the result.
 
     Attributes:
         source: Its path in the checkpoint; `None` if the model's own value stays.

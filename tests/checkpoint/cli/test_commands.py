@@ -44,7 +44,7 @@ def named(tmp_path) -> Path:
 
 
 def identical(report: dict) -> bool:
-    """Of the report of `diff`."""
+    """Tells whether a report of `diff` has no difference."""
     return not any(report[x] for x in ("changed", "reshaped", "only_first", "only_second"))
 
 

@@ -66,7 +66,7 @@ class Rule:
 @refuses("the recipe cannot be followed")
 @pydantic.dataclasses.dataclass(frozen=True, config=CONFIG)
 class Recipe:
-    """How specialists become one checkpoint.
+    """A description of how specialists become one checkpoint.
 
     Args:
         specialists: Checkpoints that were fine-tuned from one base.
