@@ -59,8 +59,8 @@ def make_loader(
     """
     if transform is not None and normalize_by is not None:
         raise ValueError(
-            "Both transform and normalize_by are given, but only one of them may normalize. "
-            "Pass one of them, or normalize within transform."
+            "transform and normalize_by are both given. Normalize in transform or with "
+            "normalize_by, not in both. Pass one of them."
         )
     index = jax.process_index() if process_index is None else process_index
     count = jax.process_count() if process_count is None else process_count

@@ -42,7 +42,7 @@ def test_a_state_of_the_demo_does_not_tell_the_task_but_an_action_does(demo):
     assert nearest_neighbor_accuracy(actions, tasks) > 0.8
 
 
-def test_the_pictures_of_the_demo_are_the_same_for_every_task(demo):
+def test_the_images_of_the_demo_are_the_same_for_every_task(demo):
     data = LeRobotData(demo)
     camera = data.cameras[0]
     first, last = data[5], data[7 * 24 + 5]  # the same start, the first and the last task

@@ -1,11 +1,12 @@
+"""Written datasets have the layout that other readers expect."""
+
 import json
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from examples.comparison.cups import write_demo_dataset
-from examples.lerobot.write import Recording, write_dataset
+from examples.lerobot import Recording, write_dataset
 from taskcond import TaskVocabulary
 
 
@@ -18,8 +19,8 @@ def test_tasks_are_where_other_readers_look_for_them(tmp_path, version):
 
 
 def test_a_v3_file_holds_several_episodes_and_says_where_each_begins(tmp_path):
-    x, pictures = np.zeros((6, 1)), np.zeros((6, 16, 16, 3), np.uint8)
-    recordings = [Recording(x[:n], x[:n], "pour", {"cam": pictures[:n]}) for n in (4, 5, 6)]
+    x, images = np.zeros((6, 1)), np.zeros((6, 16, 16, 3), np.uint8)
+    recordings = [Recording(x[:n], x[:n], "pour", {"cam": images[:n]}) for n in (4, 5, 6)]
     root = write_dataset(tmp_path / "data", recordings, version="v3.0", episodes_per_file=2, fps=10)
     rows = pq.read_table(root / "meta/episodes/chunk-000/file-000.parquet").to_pylist()
     assert [row["data/file_index"] for row in rows] == [0, 0, 1]
@@ -31,7 +32,7 @@ def test_a_v3_file_holds_several_episodes_and_says_where_each_begins(tmp_path):
 def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "mine.txt").touch()
     with pytest.raises(FileExistsError, match="is not empty"):
-        write_demo_dataset(tmp_path)
+        write_dataset(tmp_path, [])
 
 
 def test_recordings_of_several_shapes_are_refused(tmp_path):
