@@ -71,8 +71,8 @@ def test_modulations_computed_before_are_those_of_each_layer():
     gemma = Gemma(tiny(), rngs=nnx.Rngs(0))
     rng = np.random.default_rng(0)
     for norm in (gemma.layers.pre_attention_norm_1, gemma.layers.pre_ffw_norm_1):
-        kernel = norm.Dense_0.kernel
-        kernel[...] = jnp.asarray(rng.normal(size=kernel.shape), jnp.float32)
+        values = rng.normal(size=norm.Dense_0.kernel.shape)
+        norm.Dense_0.kernel = nnx.Param(jnp.asarray(values, jnp.float32))
     condition = jnp.asarray(rng.normal(size=(2, 16)), jnp.float32)
     tokens = {Expert.ACTION: jnp.asarray(rng.normal(size=(2, 3, 16)), jnp.float32)}
     positions, mask = jnp.tile(jnp.arange(3), (2, 1)), jnp.ones((2, 3, 3), bool)

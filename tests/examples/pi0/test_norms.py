@@ -25,7 +25,7 @@ def test_normalizing_is_in_float32(dtype):
 
 def test_a_plain_norm_has_a_scale_and_neither_modulation_nor_gate():
     norm = RMSNorm(8)
-    norm.scale[...] = jnp.arange(8.0)
+    norm.scale = nnx.Param(jnp.arange(8.0))
     result, gate = norm(jnp.asarray(X))
     np.testing.assert_allclose(result, normed(X) * np.arange(1, 9), rtol=1e-5)
     assert gate is None
@@ -35,8 +35,8 @@ def test_a_plain_norm_has_a_scale_and_neither_modulation_nor_gate():
 def test_an_adaptive_norm_scales_shifts_and_gates_by_the_condition():
     norm = AdaptiveRMSNorm(8, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))
     kernel, bias = RNG.normal(size=(8, 24)), RNG.normal(size=24)
-    norm.Dense_0.kernel[...] = jnp.asarray(kernel, jnp.float32)
-    norm.Dense_0.bias[...] = jnp.asarray(bias, jnp.float32)
+    norm.Dense_0.kernel = nnx.Param(jnp.asarray(kernel, jnp.float32))
+    norm.Dense_0.bias = nnx.Param(jnp.asarray(bias, jnp.float32))
     condition = RNG.normal(size=(2, 8)).astype(np.float32)
     modulation = norm.modulation(jnp.asarray(condition))
     scale, shift, wanted_gate = np.split((condition @ kernel + bias)[:, None], 3, axis=-1)
