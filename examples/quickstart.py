@@ -3,8 +3,8 @@
     python -m examples.quickstart          (or `make quickstart`)
 
 trains the policy without task ids on a generated dataset of eight tasks that look alike, merges its
-weights into a conditioned one, fine-tunes that, and shows how often each of them takes one task for
-another. `--data path/to/dataset` does the same on the states and actions of a LeRobot dataset.
+weights into a conditioned policy, fine-tunes that one, and shows how often each policy confuses the
+tasks. `--data path/to/dataset` does the same with the states and actions of a LeRobot dataset.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from examples.comparison.run import Experiment, main
-from examples.lerobot.loader import LeRobotData
+from examples.comparison.experiment import Experiment
+from examples.comparison.run import main
+from examples.lerobot import LeRobotData
 from taskcond import TaskConditioner  # 1 of 3
 
 
@@ -27,7 +28,7 @@ class AdaptiveBlock(nnx.Module):
 
     def __init__(self, width: int, rngs: nnx.Rngs):
         self.norm = nnx.LayerNorm(width, use_scale=False, use_bias=False, rngs=rngs)
-        zeros = nnx.initializers.zeros  # gates start closed: the block is the identity
+        zeros = nnx.initializers.zeros  # all gates start at 0, so that the block is the identity
         self.modulation = nnx.Linear(width, 6 * width, kernel_init=zeros, rngs=rngs)
         self.attention = nnx.MultiHeadAttention(4, width, decode=False, rngs=rngs)
         self.hidden = nnx.Linear(width, 2 * width, rngs=rngs)
@@ -36,7 +37,7 @@ class AdaptiveBlock(nnx.Module):
     def __call__(
         self, x: Float[Array, "b h d"], condition: Float[Array, "b d"]
     ) -> Float[Array, "b h d"]:
-        """Attends over the steps of the chunk, then transforms each."""
+        """Attends over the steps of the chunk, then transforms each step."""
         scale_1, shift_1, gate_1, scale_2, shift_2, gate_2 = jnp.split(
             self.modulation(condition)[:, None], 6, axis=-1
         )
@@ -46,7 +47,7 @@ class AdaptiveBlock(nnx.Module):
 
 
 class Policy(nnx.Module):
-    """Predicts the velocity from actions to noise, given the state; t = 1 is noise."""
+    """Predicts the velocity from actions (t = 0) to noise (t = 1), given the state."""
 
     def __init__(
         self, state_dim: int, action_dim: int, horizon: int, num_tasks: int, rngs: nnx.Rngs
@@ -69,7 +70,7 @@ class Policy(nnx.Module):
         time: Float[Array, " b"],
         task_id: Int[Array, " b"] | None,
     ) -> Float[Array, "b h a"]:
-        """The flow at `x_t` and `time`."""
+        """Returns the velocity at `x_t` and `time`."""
         time_emb = sincos(time, self.time_in.in_features)
         time_emb = self.task_embeddings(time_emb, task_id)  # 3 of 3
         condition = nnx.swish(self.time_out(nnx.swish(self.time_in(time_emb))))
@@ -81,7 +82,7 @@ class Policy(nnx.Module):
     def compute_loss(
         self, rng: Array, batch: dict[str, Array], task_id: Int[Array, " b"] | None
     ) -> Float[Array, "b h"]:
-        """The flow-matching loss of each step of each chunk."""
+        """Returns the flow-matching loss of each step of each chunk."""
         noise_rng, time_rng = jax.random.split(rng)
         actions = batch["actions"]
         noise = jax.random.normal(noise_rng, actions.shape)
@@ -93,15 +94,14 @@ class Policy(nnx.Module):
 
 
 def sincos(time: Float[Array, " b"], width: int) -> Float[Array, "b d"]:
-    """The sine-cosine embedding of a time in [0, 1], periods from 4e-3 to 4."""
+    """Returns the sine-cosine embedding of a time in [0, 1], with periods from 4e-3 to 4."""
     period = jnp.geomspace(4e-3, 4.0, width // 2)
     angle = 2 * jnp.pi * time[:, None] / period
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
-def make_experiment(data: LeRobotData, out: Path) -> Experiment:
-    """Trains this policy on states and actions of a dataset."""
-    del out
+def make_experiment(data: LeRobotData, _: Path) -> Experiment[Policy]:
+    """Returns the experiment that trains this policy on a dataset's states and actions."""
     frame = data[0]
     horizon, action_dim = frame["actions"].shape
     make_policy = partial(Policy, len(frame["state"]), action_dim, horizon)

@@ -1,9 +1,9 @@
-"""A short training loop: a progress bar with loss and time left; Ctrl-C loses nothing."""
+"""A short training loop with a progress bar; Ctrl-C ends it and keeps the weights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +21,12 @@ from rich.progress import (
 
 _REPORT_EVERY = 10  # steps; reading the loss waits for the device
 
+M = TypeVar("M", bound=nnx.Module)
+
 
 def fit(
-    model: nnx.Module,
-    loss_fn: Callable[[Any, Array, Any], Float[Array, ""]],
+    model: M,
+    loss_fn: Callable[[M, Array, Any], Float[Array, ""]],
     batches: Iterator[Any],
     *,
     steps: int,
@@ -32,19 +34,19 @@ def fit(
     seed: int = 0,
     label: str = "training",
 ) -> int:
-    """Trains a module in place; returns the steps done, fewer than `steps` after a Ctrl-C.
+    """Trains a module in place; returns the number of steps, fewer than `steps` after Ctrl-C.
 
-    AdamW with a clipped gradient, a warm-up over a twentieth of the steps and a cosine decay to a
-    tenth of the learning rate.
+    The optimizer is AdamW with a clipped gradient. The learning rate warms up over a twentieth of
+    the steps, and decays by a cosine to a tenth of its peak.
 
     Args:
-        model: The module. It always holds the weights of the last finished step afterwards.
-        loss_fn: `loss_fn(model, rng, batch)`, a scalar.
-        batches: Yields what `loss_fn` takes.
-        steps: How many steps.
-        learning_rate: Its peak.
-        seed: Of `rng`: step `i` gets the same one in every run.
-        label: What the progress bar calls it.
+        model: The module. Afterwards it holds the weights of the last finished step.
+        loss_fn: `loss_fn(model, rng, batch)` returns a scalar.
+        batches: Yields the batches for `loss_fn`.
+        steps: The number of steps.
+        learning_rate: The peak of the learning rate.
+        seed: The seed of `rng`: step `i` gets the same `rng` in every run.
+        label: The name of the training in the progress bar.
     """
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, learning_rate, max(steps // 20, 1), max(steps, 2), learning_rate / 10

@@ -1,1 +1,1 @@
-"""A policy before and after task conditioning."""
+"""Compares a policy before and after task conditioning."""

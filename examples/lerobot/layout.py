@@ -1,7 +1,7 @@
-"""What a LeRobot dataset has on disk: versions v2.0, v2.1 and v3.0 as one list of episodes.
+"""The places of a dataset's data on disk: versions v2.0, v2.1 and v3.0 as one list of episodes.
 
-`info.json` gives the templates of the paths. v2.x has a Parquet file and, for each camera, a video
-per episode; v3.0 puts many episodes into one file, and `meta/episodes` says where each begins.
+`info.json` holds templates of the paths. v2.x has one Parquet file per episode, and one video per
+episode and camera. v3.0 puts many episodes into one file; `meta/episodes` says where each begins.
 """
 
 from __future__ import annotations
@@ -17,74 +17,24 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-_SHOWN = 20  # problems listed of each kind
+from examples.lerobot.problems import DatasetError, Problem, Problems
+from taskcond.data.lerobot_tasks import read_json_lines
 
-# Kinds of problem in the order in which they are reported, and what to do about each.
-_FIXES = {
-    "unreadable metadata": "restore the file from the dataset's source",
-    "path outside the dataset's folder": (
-        "correct the template in meta/info.json; paths must be relative and stay inside the folder"
-    ),
-    "missing file": (
-        "download the rest, or pass episodes=[...] and cameras=[...] with what is there"
-    ),
-    "unreadable file": "it is damaged or truncated: download it again",
-    "missing column": "name the dataset's own keys with state=..., action=... and cameras=...",
-    "unsuitable column": "name keys of plain vectors with state=... and action=...",
-    "frame-count mismatch": (
-        "correct the length in meta/episodes, download the file again, or leave the episode out "
-        "with episodes=[...]"
-    ),
-    "video shorter than its episode": (
-        "download it again, or leave the episode out with episodes=[...]"
-    ),
-    "video that does not fit": "encode it again at the dataset's fps and one size per camera",
-    "unlisted task_index": "add it to meta/tasks, or leave the episodes out with episodes=[...]",
-    "ambiguous task": (
-        "correct meta/tasks, or pass duplicate_tasks='merge': the ids of one name become one task, "
-        "an id of two names gets the first"
-    ),
-    "value that is not finite": "repair the frames, or leave the episodes out with episodes=[...]",
-    "statistics": "open it with preflight=True, which computes them",
-}
-
-
-class DatasetError(ValueError):
-    """A dataset that must not be trained on: every problem found, by kind, each with its fix."""
-
-
-class Problems:
-    """Collects problems, so that all of them are reported at once."""
-
-    def __init__(self, root: Path):
-        self._root = root
-        self._found: dict[str, dict[str, None]] = {kind: {} for kind in _FIXES}
-
-    def add(self, kind: str, what: str) -> None:
-        """Adds one problem; the same one twice counts once."""
-        self._found[kind][what] = None
-
-    def raise_if_any(self) -> None:
-        """Raises `DatasetError` with everything that was added."""
-        text = []
-        for kind, found in self._found.items():
-            if found:
-                more = [f"... and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
-                lines = "".join(f"\n    {line}" for line in [*found][:_SHOWN] + more)
-                text.append(f"\n  {kind} ({len(found)}):{lines}\n    Fix: {_FIXES[kind]}.")
-        if text:
-            raise DatasetError(f"{self._root} cannot be used:" + "".join(text))
+Row = dict[str, Any]
+Numbers = dict[str, Any]
+"""The values that a path template takes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """Where one episode is.
+    """The files of one episode.
 
     Attributes:
-        index: Its `episode_index`.
-        length: Frames, as the metadata has it.
-        data: Its Parquet file.
-        videos: For each video camera the file and the time in it, in seconds, of the first frame.
+        index: The `episode_index`.
+        length: The number of frames, according to the metadata.
+        data: The Parquet file.
+        videos: For each video camera, the file, and the time of the episode's first frame in it,
+            in seconds.
     """
 
     index: int
@@ -94,7 +44,7 @@ class Episode:
 
 
 class Layout:
-    """The metadata of a dataset: `info.json`, and its episodes with the paths of their files.
+    """The metadata of a dataset: `info.json`, and the episodes with the paths of their files.
 
     Args:
         root: The dataset's folder, the one that holds `meta`.
@@ -106,7 +56,7 @@ class Layout:
     def __init__(self, root: str | Path):
         self.root = Path(root)
         self.problems = Problems(self.root)
-        self.info = self._read_info()
+        self.info = _read_info(self.root / "meta" / "info.json")
         self.version = str(self.info["codebase_version"])
         self.fps = float(self.info["fps"])
         self._allowed = _allowed_folders(self.root)
@@ -116,147 +66,152 @@ class Layout:
         self.episodes = tuple(self._episodes())
         self.problems.raise_if_any()
         if not self.episodes:
-            self.problems.add("unreadable metadata", "meta/episodes lists no episode")
+            self.problems.add(Problem.UNREADABLE_METADATA, "meta/episodes lists no episode")
             self.problems.raise_if_any()
 
     @property
     def is_v3(self) -> bool:
-        """Many episodes in one file."""
+        """Whether a file holds many episodes."""
         return self.version.startswith("v3")
 
     def name(self, path: Path) -> str:
-        """`path` as it is named in messages: relative to the dataset's folder."""
+        """Returns a path as messages name it: relative to the dataset's folder."""
         return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
 
-    def _read_info(self) -> dict[str, Any]:
-        path = self.root / "meta" / "info.json"
-        needed = {"codebase_version": str, "fps": (int, float), "features": dict, "data_path": str}
-        try:
-            info = json.loads(path.read_text(encoding="utf-8"))
-            wrong = [key for key, kind in needed.items() if not isinstance(info.get(key), kind)]
-            wrong += [key for key, f in (info.get("features") or {}).items() if "dtype" not in f]
-        except FileNotFoundError:
-            raise DatasetError(
-                f"{path} does not exist; pass the dataset's folder, the one that holds meta"
-            ) from None
-        except (OSError, ValueError, AttributeError, TypeError) as error:
-            raise DatasetError(f"{path} is not readable as JSON ({error}); restore it") from error
-        if wrong or not info["fps"] > 0:
-            raise DatasetError(f"{path}: {wrong or ['fps']} missing or malformed; restore them")
-        if not re.match(r"v(2\.[01]|3\.)", info["codebase_version"]):
-            raise DatasetError(
-                f"{path}: codebase_version {info['codebase_version']!r} is not supported; convert "
-                "the dataset to v2.0, v2.1 or v3.0 with LeRobot's own scripts"
-            )
-        return info
+    def meta_rows(self, name: str) -> list[Row]:
+        """Returns the rows of the JSON-lines file `meta/<name>`; none if it does not exist."""
+        path = self.root / "meta" / name
+        return [row for _, row in _json_rows(path)] if path.exists() else []
+
+    def meta_json(self, name: str) -> Row:
+        """Returns the content of the JSON file `meta/<name>`; empty if it does not exist."""
+        path = self.root / "meta" / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def _episodes(self) -> Iterator[Episode]:
-        rows = self._read_episode_rows()
         seen: set[int] = set()
-        for source, row in rows:
+        for place, row in self._read_episode_rows():
             try:
                 index, length = int(row["episode_index"]), int(row["length"])
-                where = self._places(row, index)
+                data, videos = self._numbers(row, index)
             except (KeyError, TypeError, ValueError) as error:
-                self.problems.add(
-                    "unreadable metadata", f"{source}: {type(error).__name__} {error}"
-                )
+                self.problems.add(Problem.UNREADABLE_METADATA, f"{place}: {error!r}")
                 continue
             if index in seen or index < 0 or length < 1:
                 self.problems.add(
-                    "unreadable metadata", f"{source}: episode {index} of length {length}, or twice"
+                    Problem.UNREADABLE_METADATA,
+                    f"{place}: episode {index} has length {length}, or is listed twice",
                 )
                 continue
             seen.add(index)
-            data, videos = where
-            yield Episode(index, length, self._path("data_path", **data), videos)
+            paths = {
+                key: (self._path("video_path", video_key=key, **numbers), begin)
+                for key, (numbers, begin) in videos.items()
+            }
+            yield Episode(index, length, self._path("data_path", **data), paths)
 
-    def _places(self, row: dict[str, Any], index: int) -> tuple[dict[str, int], dict[str, Any]]:
-        """The numbers in an episode's data path, and the places of its videos."""
-        if self.is_v3:
-            data = {"chunk_index": row["data/chunk_index"], "file_index": row["data/file_index"]}
-        else:
+    def _numbers(self, row: Row, index: int) -> tuple[Numbers, dict[str, tuple[Numbers, float]]]:
+        """Returns the numbers of an episode's data path, and of each video path with its begin."""
+        if not self.is_v3:
             chunk = index // int(self.info.get("chunks_size") or 1000)
-            data = {"episode_chunk": chunk, "episode_index": index}
-        videos = {}
-        for key in self.video_keys:
-            numbers, begin = data, 0.0
-            if self.is_v3:
-                if row.get(f"videos/{key}/chunk_index") is None:
-                    continue  # a camera that this episode lacks
-                numbers = {n: row[f"videos/{key}/{n}"] for n in ("chunk_index", "file_index")}
-                begin = float(row[f"videos/{key}/from_timestamp"])
-            videos[key] = (self._path("video_path", video_key=key, **numbers), begin)
-        return data, videos
+            numbers = {"episode_chunk": chunk, "episode_index": index}
+            return numbers, dict.fromkeys(self.video_keys, (numbers, 0.0))
+        videos = {
+            key: (_file_numbers(row, f"videos/{key}"), float(row[f"videos/{key}/from_timestamp"]))
+            for key in self.video_keys
+            # An episode may lack a camera.
+            if row.get(f"videos/{key}/chunk_index") is not None
+        }
+        return _file_numbers(row, "data"), videos
 
     def _path(self, template_key: str, **numbers: Any) -> Path:
-        """The path that a template of `info.json` gives; a problem where it leaves the folder."""
+        """Returns the path that a template of `info.json` gives; adds a problem if it is bad."""
         template = self.info.get(template_key)
         try:
             path = self.root / _fill(template, numbers)
         except (ValueError, KeyError, IndexError, TypeError) as error:
             self.problems.add(
-                "unreadable metadata", f"meta/info.json: {template_key} {template!r}: {error}"
+                Problem.UNREADABLE_METADATA, f"meta/info.json: {template_key} {template!r}: {error}"
             )
             return self.root
-        # Resolved, so that neither "..", an absolute path nor a symbolic link leads out.
+        # Resolved, so that neither "..", an absolute path nor a symbolic link leads outside.
         if not any(path.resolve().is_relative_to(folder) for folder in self._allowed):
             self.problems.add(
-                "path outside the dataset's folder",
+                Problem.PATH_OUTSIDE,
                 f"meta/info.json: {template_key} {template!r} gives {path.resolve()}",
             )
         return path
 
-    def _read_episode_rows(self) -> list[tuple[str, dict[str, Any]]]:
-        """The rows of `meta/episodes`, each with the name of its file and line."""
-        meta = self.root / "meta"
-        files = sorted(meta.glob("episodes/*/*.parquet")) if self.is_v3 else []
-        if not self.is_v3 and (meta / "episodes.jsonl").exists():
-            files = [meta / "episodes.jsonl"]
+    def _read_episode_rows(self) -> list[tuple[str, Row]]:
+        """Returns the rows of `meta/episodes`, each with the name of its file and line."""
+        pattern = "episodes/*/*.parquet" if self.is_v3 else "episodes.jsonl"
+        files = sorted((self.root / "meta").glob(pattern))
         if not files:
-            expected = "episodes/chunk-000/file-000.parquet" if self.is_v3 else "episodes.jsonl"
-            self.problems.add("missing file", f"meta/{expected}")
-        rows = []
+            expected = pattern.replace("*/*", "chunk-000/file-000")
+            self.problems.add(Problem.MISSING_FILE, f"meta/{expected}")
+        rows: list[tuple[str, Row]] = []
         for path in files:
             try:
-                rows.extend(_parquet_rows(path) if self.is_v3 else _json_lines(path))
-            except (OSError, ValueError, pa.ArrowException) as error:
-                self.problems.add("unreadable metadata", f"{self.name(path)}: {error}")
-        return sorted(
-            ((f"{self.name(path)}, row {n}", row) for path, n, row in rows),
-            key=lambda item: str(item[1].get("episode_index", "")).zfill(12),
+                numbered = _parquet_rows(path) if self.is_v3 else _json_rows(path)
+            except (OSError, ValueError) as error:
+                self.problems.add(Problem.UNREADABLE_METADATA, str(error))
+            else:
+                rows += [(f"{self.name(path)}, row {number}", row) for number, row in numbered]
+        return sorted(rows, key=lambda item: str(item[1].get("episode_index", "")).zfill(12))
+
+
+def _read_info(path: Path) -> Row:
+    needed = {"codebase_version": str, "fps": (int, float), "features": dict, "data_path": str}
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+        wrong = [key for key, kind in needed.items() if not isinstance(info.get(key), kind)]
+        wrong += [key for key, f in (info.get("features") or {}).items() if "dtype" not in f]
+    except FileNotFoundError:
+        raise DatasetError(
+            f"{path} does not exist. Pass the dataset's folder, the one that holds meta."
+        ) from None
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise DatasetError(
+            f"{path} cannot be read as JSON: {error}. Restore it from the dataset's source."
+        ) from error
+    if wrong or not info["fps"] > 0:
+        raise DatasetError(
+            f"{path}: these entries are missing or malformed: {wrong or ['fps']}. "
+            "Restore them from the dataset's source."
         )
-
-    def read_json_lines(self, name: str) -> list[dict[str, Any]]:
-        """The rows of a file `meta/<name>`; none where it does not exist."""
-        path = self.root / "meta" / name
-        return [row for _, _, row in _json_lines(path)] if path.exists() else []
-
-    def read_json(self, name: str) -> dict[str, Any]:
-        """The content of a file `meta/<name>`; empty where it does not exist."""
-        path = self.root / "meta" / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not re.match(r"v(2\.[01]|3\.)", info["codebase_version"]):
+        raise DatasetError(
+            f"{path}: codebase_version {info['codebase_version']!r} is not supported. Convert the "
+            "dataset to v2.0, v2.1 or v3.0 with LeRobot's own scripts."
+        )
+    return info
 
 
-def _json_lines(path: Path) -> list[tuple[Path, int, dict[str, Any]]]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    rows = [(path, n, json.loads(line)) for n, line in enumerate(lines, 1) if line.strip()]
-    if not all(isinstance(row, dict) for _, _, row in rows):
-        raise ValueError("every line must be a JSON object")
+def _json_rows(path: Path) -> list[tuple[int, Row]]:
+    rows = list(read_json_lines(path))
+    for number, row in rows:
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number} is {row!r}, but must be a JSON object")
     return rows
 
 
-def _parquet_rows(path: Path) -> list[tuple[Path, int, dict[str, Any]]]:
-    # The stats/ columns are many and large, and the whole dataset's are in meta/stats.json.
-    names = [name for name in pq.read_schema(path).names if not name.startswith("stats/")]
-    rows = pq.read_table(path, columns=names).to_pylist()
-    return [(path, number, row) for number, row in enumerate(rows)]
+def _parquet_rows(path: Path) -> list[tuple[int, Row]]:
+    try:
+        # The stats/ columns are many and large, and meta/stats.json has those of the whole dataset.
+        names = [name for name in pq.read_schema(path).names if not name.startswith("stats/")]
+        return list(enumerate(pq.read_table(path, columns=names).to_pylist()))
+    except pa.ArrowException as error:
+        raise ValueError(f"{path} cannot be read as Parquet: {error}") from error
 
 
-def _fill(template: Any, values: dict[str, Any]) -> str:
-    """`template.format(**values)` for plain numbers and names only.
+def _file_numbers(row: Row, prefix: str) -> Numbers:
+    return {name: row[f"{prefix}/{name}"] for name in ("chunk_index", "file_index")}
 
-    `str.format` would also follow attributes and pad to any width: a template is somebody's data.
+
+def _fill(template: Any, values: Numbers) -> str:
+    """Returns `template.format(**values)`, for plain numbers and names only.
+
+    `str.format` would also follow attributes and pad to any width, and a template is foreign data.
     """
     if not isinstance(template, str):
         raise TypeError("expected a string")
@@ -264,14 +219,14 @@ def _fill(template: Any, values: dict[str, Any]) -> str:
         if field is not None and (
             field not in values or conversion or not re.fullmatch(r"(0?\d?\dd?)?", spec or "")
         ):
-            raise ValueError(f"unknown field {field!r}; there are {sorted(values)}")
+            raise ValueError(f"unknown field {field!r}; the fields are {sorted(values)}")
     return template.format(**values)
 
 
 def _allowed_folders(root: Path) -> Sequence[Path]:
-    """Where the dataset's files may be: its folder."""
+    """Returns the folders that may hold the dataset's files."""
     allowed = [root.resolve()]
-    # The Hugging Face cache holds snapshots/<revision> full of links into blobs.
+    # The Hugging Face cache has folders snapshots/<revision> full of links into blobs.
     if allowed[0].parent.name == "snapshots":
         allowed.append(allowed[0].parent.parent / "blobs")
     return allowed

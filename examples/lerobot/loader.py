@@ -1,15 +1,4 @@
-"""LeRobot datasets (v2.0, v2.1, v3.0) from disk as a Grain data source, with the model's task ids.
-
-    dataset = LeRobotData("path/to/dataset", horizon=16)
-    print(dataset.report)                       # what was found, what was skipped, what is odd
-    train, val = dataset.split(val_fraction=0.1)
-    for batch in make_loader(train, batch_size=64, normalize_by="quantile"):
-        ...                                     # batch["state"], batch["actions"], batch["task_id"]
-
-A frame is a dict: `state` float32 `[s]`, `actions` float32 `[horizon, a]`, `action_is_pad` bool
-`[horizon]`, `images` `{camera: uint8 [h, w, 3]}`, `task` (its name), `task_index` (the dataset's
-number), `task_id` (the model's, int32), `episode_index`, `frame_index`.
-"""
+"""Batches of frames, as a Grain dataset that can be resumed."""
 
 from __future__ import annotations
 
@@ -21,29 +10,12 @@ import grain
 import jax
 from absl import flags
 
-from examples.lerobot.layout import DatasetError
-from examples.lerobot.mix import MixedData, mix
-from examples.lerobot.report import Report
-from examples.lerobot.source import LeRobotData
-from examples.lerobot.stats import Mode, Stats, load_stats, normalize, save_stats, unnormalize
-
-__all__ = [
-    "DatasetError",
-    "LeRobotData",
-    "MixedData",
-    "Report",
-    "Stats",
-    "load_stats",
-    "make_loader",
-    "mix",
-    "normalize",
-    "save_stats",
-    "unnormalize",
-]
+from examples.lerobot.frames import Frames
+from examples.lerobot.stats import Mode, Stats, normalize
 
 
 def make_loader(
-    data: LeRobotData | MixedData,
+    data: Frames,
     *,
     batch_size: int,
     transform: Callable[[dict[str, Any]], Any] | None = None,
@@ -56,35 +28,48 @@ def make_loader(
     process_index: int | None = None,
     process_count: int | None = None,
 ) -> grain.IterDataset:
-    """Batches of `data`, as Grain's dataset: this process's share of them, in a fixed order.
+    """Returns this process's share of `data` in batches, in an order that the seed determines.
 
-    `iter(loader)` resumes: keep `iterator.get_state()` with the checkpoint, and give it to
+        data = LeRobotData("path/to/dataset", horizon=16)
+        print(data.report)  # what was found, what was skipped, what is odd
+        train, val = data.split(val_fraction=0.1)
+        for batch in make_loader(train, batch_size=64, normalize_by="quantile"):
+            ...  # batch["state"], batch["actions"], batch["task_id"]
+
+    `iter(loader)` can be resumed: store `iterator.get_state()` with a checkpoint, and pass it to
     `set_state` of a new iterator.
 
     Args:
-        data: The source.
-        batch_size: Frames in a batch of this process; what is left over of the data is dropped.
-        transform: What to make of each frame, before batching; with it, `normalize_by` must be
-            `None`.
-        normalize_by: How to normalize `state` and `actions`; `None` leaves them raw.
+        data: A dataset, or a mix of several.
+        batch_size: The number of frames in a batch of this process. An incomplete last batch is
+            dropped.
+        transform: Is applied to each frame before batching. With it, `normalize_by` must be `None`.
+        normalize_by: How to normalize `state` and `actions`; `None` leaves them as they are.
         min_range: The smallest range that is stretched to [-1, 1], see `normalize`.
-        shuffle: Every epoch anew.
-        seed: Of the order.
-        num_epochs: `None` goes on for ever.
-        num_workers: Worker processes; 0 reads in threads of this one.
-        process_index: Which share; `None` asks JAX.
-        process_count: How many shares; `None` asks JAX.
+        shuffle: Whether to shuffle, differently in every epoch.
+        seed: The seed of the order.
+        num_epochs: The number of epochs; `None` never ends.
+        num_workers: The number of worker processes; 0 reads in threads of this process.
+        process_index: The number of this process's share; `None` asks JAX.
+        process_count: The number of shares; `None` asks JAX.
 
     Raises:
-        ValueError: A share is smaller than one batch, or both `transform` and `normalize_by`.
+        ValueError: A share is smaller than one batch, or both `transform` and `normalize_by` are
+            given.
     """
     if transform is not None and normalize_by is not None:
-        raise ValueError("normalize in transform, or with normalize_by, not in both; pass one")
+        raise ValueError(
+            "transform and normalize_by are both given. Normalize in transform or with "
+            "normalize_by, not in both. Pass one of them."
+        )
     index = jax.process_index() if process_index is None else process_index
     count = jax.process_count() if process_count is None else process_count
-    share = len(data) // count  # the same for all, so that none waits for a batch of another
+    share = len(data) // count  # the same size for all, so that no process waits for a batch
     if share < batch_size:
-        raise ValueError(f"{share} frames a process are less than one batch of {batch_size}")
+        raise ValueError(
+            f"Each process has {share} frames, which is less than one batch of {batch_size}. "
+            "Pass a smaller batch_size, or use fewer processes."
+        )
     dataset = grain.MapDataset.source(data).seed(seed)[index : share * count : count]
     if shuffle:
         dataset = dataset.shuffle()
@@ -97,7 +82,7 @@ def make_loader(
     threads = 1 if num_workers else 4
     loader = dataset.to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=2 * threads))
     if num_workers:
-        # Grain's workers read absl's flags, which a program without absl.app.run never parses.
+        # Grain's workers read absl's flags, which only absl.app.run would parse.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
         loader = loader.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))

@@ -1,4 +1,4 @@
-"""Several LeRobot datasets as one source: tasks are matched by name into one vocabulary."""
+"""Several datasets as one source, with tasks matched by name."""
 
 from __future__ import annotations
 
@@ -9,26 +9,31 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from examples.lerobot.report import Report, mixed_report
-from examples.lerobot.source import LeRobotData
-from examples.lerobot.stats import pool
+from examples.lerobot.source import LeRobotData, locate
+from examples.lerobot.stats import Stats, pool
 from taskcond import TaskVocabulary
 
 
 class MixedData:
-    """Several datasets as one source, see `mix`."""
+    """Several datasets with one vocabulary as one source of frames; `mix` makes it.
 
-    def __init__(self, parts: Sequence[LeRobotData], report: Report):
+    Attributes:
+        parts: The datasets.
+        norm_stats: Statistics of `state` and `actions`, pooled over the datasets.
+        report: What opening the datasets found.
+        vocabulary: The model's tasks.
+    """
+
+    def __init__(self, parts: Sequence[LeRobotData], norm_stats: dict[str, Stats], report: Report):
         self.parts = tuple(parts)
+        self.norm_stats = norm_stats
         self.report = report
         self.vocabulary = parts[0].vocabulary
-        self.norm_stats = {
-            name: pool([part.norm_stats[name] for part in parts]) for name in parts[0].norm_stats
-        }
         self._ends = np.cumsum([len(part) for part in parts])
 
     @property
     def task_frames(self) -> dict[str, int]:
-        """Frames an epoch of each task that has any, by name, weights included."""
+        """The number of frames in an epoch for each task that has any; weights are included."""
         frames: dict[str, int] = defaultdict(int)
         for part in self.parts:
             for name, count in part.task_frames.items():
@@ -39,24 +44,23 @@ class MixedData:
         return int(self._ends[-1])
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
-        """The frame at `index`, of one part after the other."""
-        position = index.__index__()
-        if not 0 <= position < len(self):
-            raise IndexError(f"frame {position} of {len(self)}")
-        number = int(np.searchsorted(self._ends, position, side="right"))
-        part = self.parts[number]
-        return part[position - (int(self._ends[number]) - len(part))]
+        """Returns a frame. The frames of the first part come first, and so on."""
+        number, position = locate(index, self._ends)
+        return self.parts[number][position]
 
     def __repr__(self) -> str:
         return f"MixedData({list(self.parts)})"
 
     def split(self, val_fraction: float = 0.1, seed: int = 0) -> tuple[MixedData, MixedData]:
-        """Splits each part by episode, see `LeRobotData.split`."""
+        """Splits each part by episode, see `LeRobotData.split`.
+
+        Both halves keep the statistics and the report of the whole.
+        """
         train, val = zip(*(part.split(val_fraction, seed) for part in self.parts), strict=True)
-        both = MixedData(train, self.report), MixedData(val, self.report)
-        for half in both:
-            half.norm_stats = self.norm_stats
-        return both
+        return (
+            MixedData(train, self.norm_stats, self.report),
+            MixedData(val, self.norm_stats, self.report),
+        )
 
 
 def mix(
@@ -64,35 +68,40 @@ def mix(
     weights: Sequence[float | int] | None = None,
     vocabulary: TaskVocabulary | None = None,
 ) -> MixedData:
-    """Mixes datasets into one source with one vocabulary: tasks are matched by name.
+    """Mixes datasets into one source with one vocabulary.
 
-    The number 0 of one and the number 0 of another stay two tasks; the same name is one task.
+    Tasks are matched by name: two tasks with the same `task_index` in two datasets stay apart, and
+    the same name in two datasets is one task.
 
     Args:
-        datasets: Of one robot: states, actions, horizons and cameras must agree.
+        datasets: Datasets of one robot: states, actions, horizons and cameras must agree.
         weights: A factor for each dataset, see `LeRobotData`.
-        vocabulary: The model's tasks; `None` appends each dataset's to those before.
+        vocabulary: The model's tasks; `None` appends each dataset's tasks to those before.
 
     Raises:
-        ValueError: The frames do not fit into one batch, with all that differs.
+        ValueError: The frames do not fit into one batch. The message lists all shapes.
     """
     if not datasets:
-        raise ValueError("nothing to mix; pass at least one dataset")
+        raise ValueError("There is nothing to mix. Pass at least one dataset.")
     if vocabulary is None:
         names = dict.fromkeys(name for part in datasets for name in part.vocabulary)
         vocabulary = TaskVocabulary(names)
     weights = [1.0] * len(datasets) if weights is None else list(weights)
     if len(weights) != len(datasets) or not all(0 < factor < np.inf for factor in weights):
-        raise ValueError(f"one positive weight for each of {len(datasets)} datasets, got {weights}")
-    shapes = [part._shapes() for part in datasets]
+        raise ValueError(
+            f"weights is {weights}, but must be one positive, finite number for each of the "
+            f"{len(datasets)} datasets. To leave a dataset out, do not pass it."
+        )
+    shapes = [part.frame_shapes for part in datasets]
     if any(shape != shapes[0] for shape in shapes):
         lines = (f"\n  {d.root.name}: {shape}" for d, shape in zip(datasets, shapes, strict=True))
         raise ValueError(
-            "the frames of these datasets do not fit into one batch:"
+            "The frames of these datasets do not fit into one batch:"
             + "".join(lines)
-            + "\nopen them with the same horizon=, cameras=, and with keys of the same size"
+            + "\nOpen them with the same horizon= and cameras=, and with keys of the same size."
         )
-    parts = [part._weighted(w, vocabulary) for part, w in zip(datasets, weights, strict=True)]
-    # Numbered, as two datasets may have a folder of one name.
+    parts = [part.weighted(w, vocabulary) for part, w in zip(datasets, weights, strict=True)]
+    stats = {name: pool([part.norm_stats[name] for part in parts]) for name in parts[0].norm_stats}
+    # Numbered, as two datasets may have folders of the same name.
     reports = {f"{i} ({part.root.name})": part.report for i, part in enumerate(parts)}
-    return MixedData(parts, mixed_report(reports, vocabulary))
+    return MixedData(parts, stats, mixed_report(reports, vocabulary))

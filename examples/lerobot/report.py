@@ -1,4 +1,4 @@
-"""What opening a LeRobot dataset found, what it skipped, and what is odd about it."""
+"""A report of what opening a dataset found, what it skipped, and what is odd."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from examples.lerobot.tasks import look_alikes
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What opening a dataset found; prints as text.
+    """What opening a dataset found. It prints as text.
 
     Attributes:
-        title: Which dataset.
+        title: The name of the dataset.
         found: What is read.
         skipped: What is declared, but not read, and why.
-        warnings: What is odd, but was dealt with.
-        still: For `state` and `actions`, the dimensions that never move.
-        narrow: Those whose range is tiny, so that `normalize` holds back.
+        warnings: What is odd, but can be handled.
+        still: The dimensions of `state` and of `actions` that never move.
+        narrow: The dimensions with a range so small that `normalize` divides by a larger number.
     """
 
     title: str
@@ -42,15 +42,24 @@ class Report:
         return "\n".join(parts)
 
 
-def make_report(
-    title: str,
-    found: Iterable[str],
-    skipped: Iterable[str],
-    warnings: Iterable[str],
-    stats: Mapping[str, Stats],
-) -> Report:
-    """The report of one dataset; `stats` are those of the data, by which dimensions are listed."""
-    warnings, still, narrow = [*warnings], {}, {}
+@dataclasses.dataclass
+class Notes:
+    """Collects the lines of a report while a dataset is opened; see `Report`."""
+
+    found: list[str] = dataclasses.field(default_factory=list)
+    skipped: list[str] = dataclasses.field(default_factory=list)
+    warnings: list[str] = dataclasses.field(default_factory=list)
+
+
+def make_report(title: str, notes: Notes, stats: Mapping[str, Stats]) -> Report:
+    """Returns the report of one dataset.
+
+    Args:
+        title: The name of the dataset.
+        notes: The lines.
+        stats: The statistics of the data, from which still and narrow dimensions are listed.
+    """
+    warnings, still, narrow = [*notes.warnings], {}, {}
     for name, part in stats.items():
         still[name] = tuple(np.flatnonzero(part.still).tolist())
         narrow[name] = tuple(np.flatnonzero(part.narrow()).tolist())
@@ -63,13 +72,14 @@ def make_report(
             spans = (f"{i} ({part.q99[i] - part.q01[i]:.2g})" for i in narrow[name])
             warnings.append(
                 f"{name}: {len(narrow[name])} dimensions have a 1-99 % range that is tiny, or "
-                f"tiny against their outliers, and are divided by more: {', '.join(spans)}"
+                "tiny compared with their outliers. They are divided by a larger number: "
+                f"{', '.join(spans)}"
             )
-    return Report(title, tuple(found), tuple(skipped), tuple(warnings), still, narrow)
+    return Report(title, tuple(notes.found), tuple(notes.skipped), tuple(warnings), still, narrow)
 
 
 def mixed_report(reports: Mapping[str, Report], vocabulary: Iterable[str]) -> Report:
-    """The report of several datasets by name, and of the vocabulary that they share."""
+    """Returns the report of several datasets, by name, and of the vocabulary that they share."""
 
     def lines(kind: str) -> tuple[str, ...]:
         return tuple(f"{n}: {line}" for n, r in reports.items() for line in getattr(r, kind))
@@ -94,7 +104,7 @@ def mixed_report(reports: Mapping[str, Report], vocabulary: Iterable[str]) -> Re
 
 
 def odd_info(layout: Layout) -> list[str]:
-    """What `info.json` says of the dataset's size that its episodes contradict."""
+    """Describes what `info.json` says about the dataset's size and its episodes contradict."""
     episodes = layout.episodes
     odd = []
     facts = {
@@ -104,22 +114,21 @@ def odd_info(layout: Layout) -> list[str]:
     for key, actual in facts.items():
         if layout.info.get(key, actual) != actual:
             odd.append(f"info.json: {key} is {layout.info[key]}, but meta/episodes has {actual}")
-    chunks = layout.info.get("total_chunks")
-    if chunks == 0:
-        odd.append("info.json: total_chunks is 0; it is not used")
+    if layout.info.get("total_chunks") == 0:
+        odd.append("info.json: total_chunks is 0; the entry is not used")
     splits = layout.info.get("splits")
     for name, span in splits.items() if isinstance(splits, dict) else ():
         end = str(span).rpartition(":")[2]
         if end.isdecimal() and int(end) > len(episodes):
             odd.append(
-                f"info.json: split {name!r} is {span!r}, past the {len(episodes)} episodes; it is "
-                "not used, see split()"
+                f"info.json: split {name!r} is {span!r}, past the {len(episodes)} episodes; the "
+                "entry is not used, see split()"
             )
     return odd
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """`(1, 2, 3, 7)` as `1-3, 7`."""
+    """Returns `(1, 2, 3, 7)` as `1-3, 7`."""
     breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
     spans = [group.tolist() for group in np.split(np.array(numbers), breaks)]
     return ", ".join(f"{s[0]}-{s[-1]}" if len(s) > 1 else str(s[0]) for s in spans)

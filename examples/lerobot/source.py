@@ -1,30 +1,31 @@
-"""`LeRobotData`: a LeRobot dataset as a random-access source of frames."""
+"""A LeRobot dataset as a random-access source of frames."""
 
 from __future__ import annotations
 
 import copy
 import io
-import os
-import threading
-from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+from jaxtyping import Int, Shaped, UInt8
 from PIL import Image
 
-from examples.lerobot.layout import DatasetError, Episode, Layout
-from examples.lerobot.report import Report, make_report, odd_info
-from examples.lerobot.scan import Scan, choose_stats, read_vectors, scan
-from examples.lerobot.tasks import check_listed, read_tasks, select_tasks, shown
+from examples.lerobot import columns
+from examples.lerobot.cache import Cache
+from examples.lerobot.layout import Episode, Layout
+from examples.lerobot.problems import DatasetError
+from examples.lerobot.report import Notes, Report, make_report, odd_info
+from examples.lerobot.scan import Scan, scan
+from examples.lerobot.stored_stats import choose_stats
+from examples.lerobot.tasks import check_listed, frames_shown, read_tasks, select_tasks
 from examples.lerobot.video import VideoReader
 from taskcond import TaskVocabulary, extract_task_id
 
 _OPEN_VIDEOS = 16  # per worker
-_TABLE_BYTES = 256 * 2**20  # of states, actions and pictures in Parquet, per worker
+_TABLE_BYTES = 256 * 2**20  # of states, actions and images in Parquet, per worker
 
 Keys = str | Sequence[str]
 
@@ -32,31 +33,51 @@ Keys = str | Sequence[str]
 class LeRobotData:
     """A LeRobot dataset as a random-access source of frames, one for each time step.
 
-    Opening reads every file once (of videos, the end) and refuses a dataset that must not be
-    trained on. Works with `grain.MapDataset.source` and `grain.DataLoader`; it pickles without its
-    caches, so that each worker process opens its own files.
+    Opening reads every Parquet file, and the end of every video, once, and refuses a dataset that
+    must not be trained on. The source works with `grain.MapDataset.source` and `grain.DataLoader`.
+    It pickles without its caches, so that each worker process opens its own files.
+
+    A frame, `data[i]`, is a dict with these keys:
+
+    - `state`: float32 `[s]`.
+    - `actions`: float32 `[horizon, a]`. At the end of an episode the last action is repeated.
+    - `action_is_pad`: bool `[horizon]`; true for the repeated actions.
+    - `images`: `{camera: uint8 [h, w, 3]}`, RGB.
+    - `task`: the name of the task.
+    - `task_index`: the dataset's number of the task, int64.
+    - `task_id`: the model's number of the task, int32.
+    - `episode_index` and `frame_index`: int64.
 
     Args:
         root: The dataset's folder, the one that holds `meta`.
-        horizon: Actions in a chunk. At the end of an episode the last action is repeated, and
-            `action_is_pad` is true there.
-        cameras: Keys of the cameras to read; `None` reads all that are on disk, `[]` none.
-        state: Key of the state, or several, which are concatenated.
-        action: The same for actions.
+        horizon: The number of actions in a chunk.
+        cameras: Keys of the cameras to read; `None` reads all that are on disk, `[]` reads none.
+        state: The key of the state, or several keys, which are concatenated.
+        action: The key of the actions, or several keys, which are concatenated.
         episodes: The `episode_index`es to read; `None` reads all.
         tasks: Names of the tasks to read; `None` reads all.
-        weights: `{task name: factor}`: 2 shows each frame of a task twice an epoch, 0.5 every
-            second one. Other tasks count once.
+        weights: `{task name: factor}`: with 2 each frame of the task is shown twice in an epoch,
+            with 0.5 every second frame. Other tasks have the factor 1.
         vocabulary: The model's tasks; `None` takes the dataset's, in the order of their indices.
-        duplicate_tasks: What to do with two indices of one name or two names of one index:
-            `"error"`, or `"merge"`, which makes one task of the former, and calls the latter by
-            the alphabetically first.
-        preflight: Whether to read all states and actions on opening. `False` is for datasets of
-            hundreds of gigabytes: statistics are then the stored ones, and NaN is found on reading.
+        duplicate_tasks: What to do if two indices have one name, or two names one index:
+            `"error"`, or `"merge"`: indices with the same name become one task, and an index with
+            two names gets the alphabetically first.
+        preflight: Whether to read all states and actions when the dataset is opened. `False` is
+            for datasets of hundreds of gigabytes: the stored statistics are used then, and NaN is
+            found only when the frame is read.
+
+    Attributes:
+        root: See above.
+        horizon: See above.
+        fps: Frames per second.
+        cameras: Keys of the cameras that are read.
+        norm_stats: Statistics of `state` and `actions`.
+        vocabulary: The model's tasks.
+        report: What opening the dataset found.
 
     Raises:
-        DatasetError: All that is wrong with the files, at once, each with the fix.
-        ValueError: An argument names a camera, an episode or a task that is not there.
+        DatasetError: The files must not be trained on. The message lists all problems and fixes.
+        ValueError: An argument names a camera, an episode or a task that does not exist.
     """
 
     def __init__(
@@ -75,23 +96,23 @@ class LeRobotData:
         preflight: bool = True,
     ):
         if horizon < 1:
-            raise ValueError(f"horizon must be at least 1, got {horizon}")
+            raise ValueError(f"horizon is {horizon}, but must be at least 1. Pass a larger one.")
         layout = Layout(root)
-        skipped: list[str] = []
-        warnings = odd_info(layout)
+        notes = Notes(warnings=odd_info(layout))
         selected = _select_episodes(layout, episodes)
         self.root = layout.root
         self.horizon = horizon
         self.fps = layout.fps
-        self.cameras = _select_cameras(layout, selected, cameras, skipped)
+        self.cameras = _select_cameras(layout, selected, cameras, notes)
         self._image_keys = layout.image_keys
         self._vectors = {"state": _keys(state), "actions": _keys(action)}
-        self._names = read_tasks(layout, duplicate_tasks, warnings)
+        self._names, merged = read_tasks(layout, duplicate_tasks)
+        notes.warnings += merged
 
-        result = scan(layout, selected, self._vectors, self.cameras, preflight=preflight)
+        result = scan(layout, selected, self._vectors, self.cameras, notes, preflight=preflight)
         check_listed(layout, result.runs, self._names)
         layout.problems.raise_if_any()
-        self.norm_stats = choose_stats(layout, self._vectors, result)
+        self.norm_stats = choose_stats(layout, self._vectors, result.stats, notes)
         layout.problems.raise_if_any()
 
         self._episodes = {episode.index: episode for episode in selected}
@@ -101,54 +122,63 @@ class LeRobotData:
         if vocabulary is None:
             vocabulary = TaskVocabulary(dict.fromkeys(self._names.values()))
         self._set_vocabulary(vocabulary)
-        self._tables = _Cache(_TABLE_BYTES)
-        self._videos = _Cache(_OPEN_VIDEOS)
-        self.report = self._make_report(layout, result, skipped, warnings)
+        self._tables: Cache[dict[str, Any]] = Cache(_TABLE_BYTES)
+        self._videos: Cache[VideoReader] = Cache(_OPEN_VIDEOS)
+        self.report = self._make_report(layout, result, notes)
+
+    @property
+    def parts(self) -> tuple[LeRobotData, ...]:
+        """The dataset itself, as the only part; see `Frames`."""
+        return (self,)
 
     @property
     def episode_indices(self) -> tuple[int, ...]:
-        """The episodes that frames come from, ascending."""
+        """The episodes that frames come from, in ascending order."""
         return tuple(np.unique(self._segments["episode"]).tolist())
 
     @property
     def task_frames(self) -> dict[str, int]:
-        """Frames an epoch of each task that has any, by name, weights included."""
+        """The number of frames in an epoch for each task that has any; weights are included."""
         frames: dict[str, int] = defaultdict(int)
         for segment in self._segments:
             frames[self._names[int(segment["task"])]] += int(segment["shown"])
         return dict(frames)
 
+    @property
+    def frame_shapes(self) -> dict[str, Any]:
+        """The sizes in which the frames of two datasets must agree to fit into one batch."""
+        sizes = {name: len(stats.mean) for name, stats in self.norm_stats.items()}
+        cameras = {name: self._sizes.get(name, "images") for name in sorted(self.cameras)}
+        return {**sizes, "horizon": self.horizon, "cameras": cameras}
+
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
-        """The frame at `index`; the module's docstring has its keys."""
-        position = index.__index__()
-        if not 0 <= position < len(self):
-            raise IndexError(f"frame {position} of {len(self)}")
-        number = int(np.searchsorted(self._ends, position, side="right"))
+        """Returns a frame; the docstring of the class lists its keys."""
+        number, offset = locate(index, self._ends)
         segment = self._segments[number]
-        shown, length = int(segment["shown"]), int(segment["length"])
-        offset = position - (int(self._ends[number]) - shown)
-        # A weight spreads evenly: 2 shows each frame twice, 0.5 every second one.
-        frame = int(segment["start"]) + offset * length // shown
+        # A weight is spread evenly: 2 shows each frame twice, 0.5 every second frame.
+        frame = int(segment["start"]) + offset * int(segment["length"]) // int(segment["shown"])
         return self._frame(int(segment["episode"]), frame, int(segment["task"]))
 
     def __repr__(self) -> str:
-        # Grain compares it on resuming, to see that the data is still the same.
+        # Grain compares it when it resumes, to see whether the data is still the same.
         return f"LeRobotData({self.root.name!r}, horizon={self.horizon}, frames={len(self)})"
 
     def split(self, val_fraction: float = 0.1, seed: int = 0) -> tuple[LeRobotData, LeRobotData]:
-        """Splits by episode into training and validation, the same way for the same seed.
+        """Splits by episode into training and validation data; the same seed gives the same split.
 
-        Each task gives about `val_fraction` of its episodes, at least one where it has two, and
-        keeps at least one. Both parts keep the statistics and the report of the whole.
+        About `val_fraction` of each task's episodes are held out, at least one of two or more, and
+        never all. Both parts keep the statistics and the report of the whole.
 
         Raises:
-            ValueError: No task has two episodes, so that nothing can be held out.
+            ValueError: `val_fraction` is not between 0 and 1, or no task has two episodes.
         """
         if not 0 < val_fraction < 1:
-            raise ValueError(f"val_fraction must be between 0 and 1, got {val_fraction}")
+            raise ValueError(
+                f"val_fraction is {val_fraction}, but must be between 0 and 1, for instance 0.1."
+            )
         by_task: dict[int, list[int]] = defaultdict(list)
         for episode in self.episode_indices:
             tasks = self._segments["task"][self._segments["episode"] == episode]
@@ -160,29 +190,30 @@ class LeRobotData:
             held_out.extend(rng.permutation(episodes)[:count].tolist())
         if not held_out:
             raise ValueError(
-                "no task has two episodes, so none can be held out; validate on the training "
-                "frames, or add episodes"
+                "no task has two episodes, so that no episode can be held out. Validate on the "
+                "training frames, or add episodes."
             )
         is_val = np.isin(self._segments["episode"], held_out)
         train, val = self._segments[~is_val], self._segments[is_val]
         return self._with(train, self.vocabulary), self._with(val, self.vocabulary)
 
-    def _with(self, segments: np.ndarray, vocabulary: TaskVocabulary) -> LeRobotData:
+    def weighted(self, factor: float | int, vocabulary: TaskVocabulary) -> LeRobotData:
+        """Returns this source with all weights multiplied by `factor`, and ids of `vocabulary`.
+
+        Raises:
+            ValueError: The vocabulary lacks a task of the frames.
+        """
+        segments = self._segments.copy()
+        segments["shown"] = frames_shown(segments["shown"], np.array(factor, np.float64))
+        return self._with(segments, vocabulary)
+
+    def _with(
+        self, segments: Shaped[np.ndarray, " segments"], vocabulary: TaskVocabulary
+    ) -> LeRobotData:
         other = copy.copy(self)
         other._segments = segments
         other._set_vocabulary(vocabulary)
         return other
-
-    def _weighted(self, factor: float | int, vocabulary: TaskVocabulary) -> LeRobotData:
-        segments = self._segments.copy()
-        segments["shown"] = shown(segments["shown"], np.array(factor, np.float64))
-        return self._with(segments, vocabulary)
-
-    def _shapes(self) -> dict[str, Any]:
-        """What two datasets must share for their frames to fit into one batch."""
-        sizes = {name: len(stats.mean) for name, stats in self.norm_stats.items()}
-        cameras = {name: self._sizes.get(name, "images") for name in sorted(self.cameras)}
-        return {**sizes, "horizon": self.horizon, "cameras": cameras}
 
     def _set_vocabulary(self, vocabulary: TaskVocabulary) -> None:
         self.vocabulary = vocabulary
@@ -204,7 +235,7 @@ class LeRobotData:
             "state": table["state"][frame].copy(),
             "actions": table["actions"][np.minimum(steps, last)],
             "action_is_pad": steps > last,
-            "images": {camera: self._picture(episode, frame, camera) for camera in self.cameras},
+            "images": {camera: self._image(episode, frame, camera) for camera in self.cameras},
             "task": self._names[task],
             "task_index": np.int64(task),
             "task_id": self._task_ids[task],
@@ -212,13 +243,13 @@ class LeRobotData:
             "frame_index": np.int64(frame),
         }
 
-    def _picture(self, episode: int, frame: int, camera: str) -> np.ndarray:
+    def _image(self, episode: int, frame: int, camera: str) -> UInt8[np.ndarray, "h w 3"]:
         if camera in self._image_keys:
             content = self._table(episode)[camera][frame].as_py()["bytes"]
             if not content:
                 raise DatasetError(
-                    f"{self._episodes[episode].data}: {camera} of frame {frame} holds no picture; "
-                    "embed the pictures in the Parquet files, or leave the camera out with cameras="
+                    f"{self._episodes[episode].data}: {camera} of frame {frame} holds no image. "
+                    "Embed the images in the Parquet files, or leave the camera out with cameras=."
                 )
             return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
         path, begin = self._episodes[episode].videos[camera]
@@ -232,26 +263,26 @@ class LeRobotData:
         return self._tables.get(episode, lambda: self._load_table(episode))
 
     def _load_table(self, episode: int) -> tuple[dict[str, Any], int]:
-        """The vectors and encoded pictures of one episode, and their size in bytes."""
+        """Returns the vectors and encoded images of one episode, and their size in bytes."""
         place = self._episodes[episode]
-        pictures = [camera for camera in self.cameras if camera in self._image_keys]
-        columns = [*{key for keys in self._vectors.values() for key in keys}, *pictures]
-        rows = _read_rows(place.data, self._first_row[episode], place.length, columns)
-        table: dict[str, Any] = {k: read_vectors(rows, keys) for k, keys in self._vectors.items()}
+        images = [camera for camera in self.cameras if camera in self._image_keys]
+        keys = [*{key for keys in self._vectors.values() for key in keys}, *images]
+        rows = columns.read_rows(place.data, self._first_row[episode], place.length, keys)
+        table: dict[str, Any] = {
+            name: columns.vectors(rows, keys) for name, keys in self._vectors.items()
+        }
         for name, values in table.items():
             if not np.isfinite(values).all():
                 frame, dimension = np.argwhere(~np.isfinite(values))[0]
                 raise DatasetError(
                     f"{place.data}: {name} of episode {episode}, frame {frame}, dimension "
-                    f"{dimension} is not finite; repair it, or leave the episode out with "
-                    "episodes=[...]"
+                    f"{dimension} is not finite. Repair the frame, or leave the episode out with "
+                    "episodes=[...]."
                 )
-        table.update({camera: rows.column(camera) for camera in pictures})
+        table.update({camera: rows.column(camera) for camera in images})
         return table, sum(column.nbytes for column in table.values())
 
-    def _make_report(
-        self, layout: Layout, result: Scan, skipped: list[str], warnings: list[str]
-    ) -> Report:
+    def _make_report(self, layout: Layout, result: Scan, notes: Notes) -> Report:
         frames = self.task_frames
         stats = {name: result.stats.get(name, part) for name, part in self.norm_stats.items()}
         labelled = set(np.unique(result.runs[:, 3]).tolist())
@@ -264,43 +295,33 @@ class LeRobotData:
         found = [
             f"{len(self.episode_indices)} episodes, {len(self)} frames an epoch, {self.fps:g} fps",
             *(f"{n}: {'+'.join(k)} [{len(stats[n].mean)}]" for n, k in self._vectors.items()),
-            *result.found,
+            *notes.found,
             f"{len(self._names)} tasks listed, frames of {len(frames)}:",
             *(f"  {count} of {name!r}" for name, count in frames.items()),
         ]
         title = f"LeRobot {layout.version} dataset {self.root.name}"
-        return make_report(title, found, skipped + unread, warnings + result.warnings, stats)
+        return make_report(title, Notes(found, notes.skipped + unread, notes.warnings), stats)
 
 
-class _Cache:
-    """The values used last, up to a total size; empty in every new process."""
+def locate(index: SupportsIndex, ends: Int[np.ndarray, " n"]) -> tuple[int, int]:
+    """Returns which of several sources of frames holds a frame, and its position in that source.
 
-    def __init__(self, limit: int):
-        self._limit = limit
-        self._size = 0
-        self._values: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
-        self._lock = threading.Lock()
+    Args:
+        index: The position of the frame in all sources, one after the other.
+        ends: The position after the last frame of each source.
 
-    def get(self, key: Hashable, make: Callable[[], tuple[Any, int]]) -> Any:
-        """The value of `key`; `make` gives it and its size where it is not there."""
-        key = os.getpid(), key  # files that a forked process inherits are still its parent's
-        with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-                return self._values[key][0]
-        value, size = make()  # outside the lock: another thread may read meanwhile
-        with self._lock:
-            if key in self._values:
-                return self._values[key][0]
-            self._values[key] = value, size
-            self._size += size
-            while self._size > self._limit and len(self._values) > 1:
-                # Not closed here: another thread may be reading from it.
-                self._size -= self._values.popitem(last=False)[1][1]
-        return value
+    Raises:
+        IndexError: There is no such frame.
 
-    def __reduce__(self) -> tuple[type[_Cache], tuple[int]]:
-        return _Cache, (self._limit,)
+    >>> locate(5, np.array([3, 10]))
+    (1, 2)
+    """
+    position = index.__index__()
+    total = int(ends[-1]) if len(ends) else 0
+    if not 0 <= position < total:
+        raise IndexError(f"There is no frame {position}. There are {total}, numbered from 0.")
+    number = int(np.searchsorted(ends, position, side="right"))
+    return number, position - (int(ends[number - 1]) if number else 0)
 
 
 def _keys(keys: Keys) -> tuple[str, ...]:
@@ -312,42 +333,41 @@ def _select_episodes(layout: Layout, episodes: Iterable[int] | None) -> list[Epi
         return list(layout.episodes)
     wanted = set(episodes)
     if not wanted:
-        raise ValueError("no episodes are selected; select at least one episode, or None for all")
+        raise ValueError(
+            "episodes is empty, so that nothing is selected. Select at least one episode, or pass "
+            "None for all."
+        )
     unknown = sorted(wanted - {episode.index for episode in layout.episodes})
     if unknown:
         last = max((episode.index for episode in layout.episodes), default=-1)
-        raise ValueError(f"no episodes {unknown}; there are {len(layout.episodes)}, up to {last}")
+        raise ValueError(
+            f"The dataset has no episodes {unknown}. It has {len(layout.episodes)}, up to {last}. "
+            "Correct episodes=[...]."
+        )
     return [episode for episode in layout.episodes if episode.index in wanted]
 
 
 def _select_cameras(
-    layout: Layout,
-    episodes: Sequence[Episode],
-    cameras: Sequence[str] | None,
-    skipped: list[str],
+    layout: Layout, episodes: Sequence[Episode], cameras: Sequence[str] | None, notes: Notes
 ) -> tuple[str, ...]:
-    """The cameras to read; those of which no file is on disk are skipped unless asked for."""
+    """Returns the cameras to read: the given ones, or all that have a file on disk."""
     declared = (*layout.video_keys, *layout.image_keys)
     if cameras is not None:
         unknown = sorted(set(cameras) - set(declared))
         if unknown:
-            raise ValueError(f"no cameras {unknown}; there are {list(declared)}")
-        skipped += [f"camera {name}: not selected" for name in declared if name not in cameras]
+            raise ValueError(
+                f"The dataset has no cameras {unknown}. Its cameras are {list(declared)}. "
+                "Correct cameras=[...]."
+            )
+        others = (name for name in declared if name not in cameras)
+        notes.skipped += [f"camera {name}: not selected" for name in others]
         return tuple(cameras)
     missing = [
         name
         for name in layout.video_keys
         if not any(name in e.videos and e.videos[name][0].exists() for e in episodes)
     ]
-    skipped += [f"camera {name}: declared in info.json, but no file on disk" for name in missing]
+    notes.skipped += [
+        f"camera {name}: declared in info.json, but no file on disk" for name in missing
+    ]
     return tuple(name for name in declared if name not in missing)
-
-
-def _read_rows(path: Path, first: int, count: int, columns: Sequence[str]) -> pa.Table:
-    """Rows of a Parquet file, from those row groups only that hold them."""
-    file = pq.ParquetFile(path)
-    sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-    begins = np.cumsum([0, *sizes])
-    groups = [i for i in range(len(sizes)) if begins[i] < first + count and begins[i + 1] > first]
-    table = file.read_row_groups(groups, columns=list(columns))
-    return table.slice(first - int(begins[groups[0]]), count)

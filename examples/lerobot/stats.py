@@ -1,4 +1,4 @@
-"""Statistics of states and actions, and a normalization by them that does not blow up."""
+"""Statistics of states and actions, and a normalization by them whose result is bounded."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from jaxtyping import Bool, Float
 Mode = Literal["quantile", "zscore"]
 
 _BOUND = 10.0  # normalized values lie within +-_BOUND
-_SAMPLE = 100_000  # frames kept for the quantiles, which are exact up to here
+_SAMPLE = 100_000  # frames kept for the quantiles, which are exact for up to so many frames
 
 
 @dataclasses.dataclass(frozen=True)
 class Stats:
-    """Statistics of one key, float64 of shape `[d]` each; `count` is the number of frames."""
+    """The statistics of one key, each float64 of shape `[d]`; `count` is the number of frames."""
 
     mean: Float[np.ndarray, " d"]
     std: Float[np.ndarray, " d"]
@@ -32,7 +32,7 @@ class Stats:
 
     @classmethod
     def of(cls, values: Float[np.ndarray, "n d"]) -> Stats:
-        """The statistics of an array.
+        """Returns the statistics of an array.
 
         >>> stats = Stats.of(np.array([[0.0, 5.0], [1.0, 5.0]]))
         >>> stats.mean.tolist(), stats.still.tolist()
@@ -44,18 +44,18 @@ class Stats:
 
     @property
     def still(self) -> Bool[np.ndarray, " d"]:
-        """The dimensions that never move, but for rounding."""
+        """Whether each dimension is constant, except for rounding."""
         size = np.maximum(1.0, np.maximum(np.abs(self.min), np.abs(self.max)))
         return (self.max - self.min) <= 1e-6 * size
 
     def narrow(self, min_range: float = 1e-2) -> Bool[np.ndarray, " d"]:
-        """The dimensions that move, but whose middle 98 % span less than is safe to divide by."""
+        """Returns whether each dimension moves, but has a 1-99 % range too small to divide by."""
         safe = np.maximum(min_range, (self.max - self.min) / _BOUND * 2)
         return ~self.still & (self.q99 - self.q01 < safe)
 
 
 class StatsBuilder:
-    """Statistics of arrays that come one by one, so that a dataset need not fit into memory."""
+    """Computes statistics array by array, so that a dataset need not fit into memory."""
 
     def __init__(self):
         self._count = 0
@@ -71,15 +71,15 @@ class StatsBuilder:
         low, high = values.min(0), values.max(0)
         if self._count:
             if len(mean) != len(self._mean):
-                raise ValueError(f"{len(mean)} dimensions, but {len(self._mean)} before")
-            # Chan et al. 1979: the sum of squares around the mean of both parts.
+                raise ValueError(f"{len(mean)} dimensions, but {len(self._mean)} in earlier frames")
+            # The sum of squares around the common mean of both parts (Chan et al. 1979).
             total = self._count + len(values)
             shift = mean - self._mean
             square = square + self._square + shift**2 * self._count * len(values) / total
             mean = self._mean + shift * len(values) / total
             low, high = np.minimum(low, self._low), np.maximum(high, self._high)
         self._mean, self._square, self._low, self._high = mean, square, low, high
-        # Every step-th frame of all that came, counted through.
+        # Keep every step-th frame, counted over all calls.
         self._sample.append(values[-self._count % self._step :: self._step])
         self._count += len(values)
         if sum(map(len, self._sample)) > _SAMPLE:
@@ -87,18 +87,23 @@ class StatsBuilder:
             self._step *= 2
 
     def build(self) -> Stats:
-        """The statistics of everything that was added; `ValueError` where nothing was."""
+        """Returns the statistics of all frames that were added.
+
+        Raises:
+            ValueError: No frame was added.
+        """
         if not self._count:
-            raise ValueError("no frames, so no statistics; select at least one episode")
+            raise ValueError("There are no frames to compute statistics of. Add at least one.")
         q01, q99 = np.quantile(np.concatenate(self._sample), [0.01, 0.99], axis=0)
         std = np.sqrt(self._square / self._count)
         return Stats(self._mean, std, self._low, self._high, q01, q99, self._count)
 
 
 def pool(parts: Sequence[Stats]) -> Stats:
-    """The statistics of several datasets together.
+    """Returns the statistics of several datasets together.
 
-    The quantiles are the outermost of the parts, so that each part's middle 98 % stay inside.
+    The quantiles are the outermost ones of the parts, so that they enclose the 1-99 % range of each
+    part.
 
     >>> both = pool([Stats.of(np.zeros((1, 1))), Stats.of(np.ones((3, 1)))])
     >>> both.mean.tolist(), both.count
@@ -126,17 +131,20 @@ def normalize(
     *,
     min_range: float = 1e-2,
 ) -> Float[np.ndarray, "*b d"]:
-    """Brings `values` to about [-1, 1] (`"quantile"`) or unit variance (`"zscore"`).
+    """Scales `values` to about [-1, 1] (`"quantile"`) or to unit variance (`"zscore"`).
 
-    A dimension that never moved becomes 0. One whose range is tiny is divided by `min_range`
-    instead, and nothing leaves +-10: the data of the statistics lies within by itself, and what is
-    farther away is cut off.
+    A constant dimension becomes 0. A dimension with a tiny range is divided by `min_range` instead.
+    Results lie within +-10: the data behind the statistics does so anyway, and values that are
+    farther away are clipped.
 
     Args:
         values: Raw states or actions.
-        stats: Their statistics.
-        mode: From the 1 % and 99 % quantiles, or from mean and standard deviation.
+        stats: The statistics of the data.
+        mode: Whether to use the 1 % and 99 % quantiles, or mean and standard deviation.
         min_range: The smallest range that is stretched to [-1, 1], in the data's own unit.
+
+    Raises:
+        ValueError: `mode` is something else.
 
     >>> stats = Stats.of(np.array([[0.0], [1e-3]]))
     >>> bool(abs(normalize(np.array([[-1.6]]), stats)).max() <= 10)
@@ -155,7 +163,7 @@ def unnormalize(
     *,
     min_range: float = 1e-2,
 ) -> Float[np.ndarray, "*b d"]:
-    """The inverse of `normalize`; a dimension that never moved gets its constant value.
+    """Returns the inverse of `normalize`. A constant dimension gets its constant value.
 
     >>> stats = Stats.of(np.array([[0.0, 7.0], [1.0, 7.0]]))
     >>> unnormalize(np.array([[1.0, 0.3]]), stats).round(2).tolist()
@@ -168,22 +176,22 @@ def unnormalize(
 def _affine(
     stats: Stats, mode: Mode, min_range: float
 ) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
-    """Center and scale; the scale is 0 where the dimension never moves."""
+    """Returns center and scale; the scale of a constant dimension is 0."""
     if mode == "quantile":
         center, scale = (stats.q01 + stats.q99) / 2, (stats.q99 - stats.q01) / 2
     elif mode == "zscore":
         center, scale = stats.mean, stats.std
     else:
-        raise ValueError(f"mode must be 'quantile' or 'zscore', got {mode!r}")
-    # The second bound is for outliers: a gripper that moves in 1 % of the frames has a tiny
-    # quantile range and yet a large one, and must not come out as thousands.
+        raise ValueError(f"mode must be 'quantile' or 'zscore', got {mode!r}. Pass one of them.")
+    # The second bound is for outliers: a gripper that moves in 1 % of the frames has a tiny 1-99 %
+    # range and yet a large full range. Its normalized values must not be thousands.
     floor = np.maximum(min_range / 2, (stats.max - stats.min) / _BOUND)
     center = np.where(stats.still, (stats.min + stats.max) / 2, center)
     return center, np.where(stats.still, 0.0, np.maximum(scale, floor))
 
 
 def save_stats(path: str | os.PathLike[str], stats: Mapping[str, Stats]) -> None:
-    """Writes statistics as JSON, to keep beside a checkpoint: inference needs the same ones."""
+    """Writes statistics as JSON. Keep the file beside a checkpoint, as inference needs it."""
     content = {
         key: {
             name: value.tolist() if isinstance(value, np.ndarray) else value
@@ -195,7 +203,11 @@ def save_stats(path: str | os.PathLike[str], stats: Mapping[str, Stats]) -> None
 
 
 def load_stats(path: str | os.PathLike[str]) -> dict[str, Stats]:
-    """Reads what `save_stats` wrote; `ValueError` where it is something else."""
+    """Reads statistics that `save_stats` wrote.
+
+    Raises:
+        ValueError: The file holds something else.
+    """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))["norm_stats"]
         return {
@@ -207,5 +219,5 @@ def load_stats(path: str | os.PathLike[str]) -> dict[str, Stats]:
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path} is not a file of save_stats ({error!r}); write it anew"
+            f"{path} is not a file of save_stats: {error!r}. Write it again with save_stats."
         ) from error

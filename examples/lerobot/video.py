@@ -1,4 +1,4 @@
-"""Single frames of a video, by time: seek to the keyframe before, then decode forward."""
+"""Single frames of a video, by time: seek to the keyframe before the time, then decode forward."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from jaxtyping import UInt8
 
-_NEAR = 32  # frames: decoding on is cheaper than seeking
+_NEAR = 32  # frames; up to here, decoding forward is cheaper than seeking
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
-    """What the packets of a video say, without decoding one.
+    """What the packets of a video say. No frame is decoded for it.
 
     Attributes:
-        end: Time of the last frame in seconds; the first is at 0.
-        fps: Frames a second.
+        end: The time of the last frame, in seconds; the first frame is at 0.
+        fps: Frames per second.
         size: Height and width.
-        codec: For instance `h264` or `av1`.
+        codec: The name of the codec, for instance `h264` or `av1`.
     """
 
     end: float
@@ -34,18 +34,18 @@ class VideoInfo:
 
 
 def probe(path: Path) -> VideoInfo:
-    """Reads the end of a video, so that a truncated one is found before it is trained on.
+    """Reads the end of a video, so that a truncated file is found before training.
 
     Raises:
-        ValueError: Not a video, or no packet at its end.
-        OSError: Cannot be opened.
+        ValueError: The file is not a video, or its end is missing.
+        OSError: The file cannot be opened.
     """
     with av.open(str(path)) as container:
         stream, time_base, first = _video_stream(container)
         if stream.duration is not None:
-            # Lands on the last keyframe; the header alone may promise more than the file holds.
+            # Go to the last keyframe: the header alone may promise more than the file holds.
             container.seek(first + stream.duration, stream=stream, backward=True)
-        # pts is not in order where there are B-frames. An empty packet marks the end.
+        # With B-frames, pts is not in order. An empty packet marks the end.
         times = [p.pts for p in container.demux(stream) if p.pts is not None and p.size]
         if not times:
             raise ValueError("the file ends before its last keyframe")
@@ -59,42 +59,48 @@ def probe(path: Path) -> VideoInfo:
 
 
 class VideoReader:
-    """An open video; `read` may be called from several threads.
+    """An open video. Several threads may call `read`.
 
     Args:
-        path: Any container and codec that FFmpeg reads.
-        fps: The dataset's; a frame is taken where it is within half a step of the time asked for.
+        path: A file of any container and codec that FFmpeg reads.
+        fps: The dataset's frames per second. A frame is read if it is within half a step of the
+            requested time.
+
+    Attributes:
+        decoded: The number of frames that were decoded so far.
     """
 
     def __init__(self, path: Path, fps: float | int):
+        self.decoded = 0
         self._path = path
         self._step = 1 / fps
         self._lock = threading.Lock()
         self._container = av.open(str(path))
         self._stream, self._time_base, self._first = _video_stream(self._container)
-        # Parallelism comes from the loader's workers; decoder threads would cost memory in each.
+        # The loader's workers run in parallel. Threads of the decoder would cost memory in each.
         self._stream.codec_context.thread_count = 1
         self._frames = self._container.decode(self._stream)
         self._last: av.VideoFrame | None = None
 
     def read(self, seconds: float | int) -> UInt8[np.ndarray, "height width 3"]:
-        """The frame that is shown at `seconds` after the first one, in RGB.
+        """Returns the frame that is shown `seconds` after the first frame, in RGB.
 
         Raises:
-            ValueError: No frame there, or it cannot be decoded.
+            ValueError: There is no frame at that time, or it cannot be decoded.
         """
         with self._lock:
             try:
                 frame = self._find(seconds)
             except FFmpegError as error:
                 raise ValueError(
-                    f"{self._path}: {error}, at {seconds:.3f} s; download it again"
+                    f"{self._path} cannot be decoded at {seconds:.3f} s: {error}. "
+                    "Download it again."
                 ) from error
             return frame.to_ndarray(format="rgb24")
 
     def _find(self, seconds: float | int) -> av.VideoFrame:
-        half = self._step / 2  # a frame counts where it is nearest: times are rounded to ticks
-        last, self._last = self._last, None  # nothing to go on from where this fails
+        half = self._step / 2  # times are rounded to ticks, so the nearest frame counts
+        last, self._last = self._last, None  # after an error, the next call must seek
         if last is None or not -half <= seconds - self._time(last) < _NEAR * self._step:
             self._seek(seconds)
             last = None
@@ -102,13 +108,14 @@ class VideoReader:
             last = next(self._frames, None)
             if last is None or last.pts is None:
                 raise ValueError(
-                    f"{self._path}: no frame at {seconds:.3f} s; the video is shorter than its "
-                    "episode: download it again"
+                    f"{self._path} has no frame at {seconds:.3f} s: the video is shorter than its "
+                    "episode. Download it again."
                 )
+            self.decoded += 1
         if self._time(last) > seconds + half:
             raise ValueError(
-                f"{self._path}: no frame at {seconds:.3f} s, the next is at {self._time(last):.3f}"
-                " s; encode it again without gaps"
+                f"{self._path} has no frame at {seconds:.3f} s: the next frame is at "
+                f"{self._time(last):.3f} s. Encode the video again without gaps."
             )
         self._last = last
         return last
@@ -122,11 +129,9 @@ class VideoReader:
         return float(((frame.pts or 0) - self._first) * self._time_base)
 
 
-def _video_stream(
-    container: InputContainer,
-) -> tuple[av.VideoStream, Fraction, int]:
-    """The stream, the length of its tick in seconds, and the tick of its first frame."""
+def _video_stream(container: InputContainer) -> tuple[av.VideoStream, Fraction, int]:
+    """Returns the stream, the length of its tick in seconds, and the tick of its first frame."""
     if not container.streams.video or container.streams.video[0].codec_context is None:
-        raise ValueError("no video stream of a known codec")
+        raise ValueError("the file has no video stream of a known codec")
     stream = container.streams.video[0]
     return stream, stream.time_base or Fraction(1, av.time_base), stream.start_time or 0

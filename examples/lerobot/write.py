@@ -1,4 +1,4 @@
-"""Writes LeRobot datasets from arrays, and the demo's: eight tasks that look alike."""
+"""Writes LeRobot datasets of every version from arrays."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _PATHS_V3 = {
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """One episode to write; every array has one row for each of its `t` frames.
+    """One episode to write. Every array has one row for each of the `t` frames.
 
     Attributes:
-        state: `observation.state`.
-        actions: `action`.
-        task: The name of the task, or one for each frame.
-        images: `{camera: pictures}`; sides must be even, as video codecs want them.
+        state: The column `observation.state`.
+        actions: The column `action`.
+        task: The name of the task, or a name for each frame.
+        images: `{camera: images}`. Height and width must be even, as video codecs need it.
     """
 
     state: Float[np.ndarray, "t s"]
@@ -54,6 +54,14 @@ class Recording:
         return [self.task] * len(self.state) if isinstance(self.task, str) else list(self.task)
 
 
+@dataclasses.dataclass(frozen=True)
+class _File:
+    """The episodes in one Parquet file, and the numbers in its path."""
+
+    episodes: range
+    numbers: dict[str, int]
+
+
 def write_dataset(
     root: str | Path,
     recordings: Sequence[Recording],
@@ -65,154 +73,55 @@ def write_dataset(
     episodes_per_file: int = 4,
     info: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Writes a LeRobot dataset and returns its folder.
+    """Writes a LeRobot dataset, and returns its folder.
 
     Args:
         root: A folder that does not exist yet, or is empty.
-        recordings: The episodes; tasks are numbered in the order in which they occur.
-        version: Of the format.
-        fps: Frames a second.
+        recordings: The episodes. Tasks are numbered in the order in which they occur.
+        version: The version of the format.
+        fps: Frames per second.
         codec: FFmpeg's name of the video encoder.
-        chunks_size: Episodes in a folder, for v2.0 and v2.1.
-        episodes_per_file: For v3.0.
-        info: Entries of `info.json` to set otherwise, for instance the path templates.
+        chunks_size: The number of episodes in a folder, for v2.0 and v2.1.
+        episodes_per_file: The number of episodes in a file, for v3.0.
+        info: Entries that replace those of `info.json`, for instance path templates.
 
     Raises:
-        FileExistsError: `root` holds something; nothing is overwritten.
-        ValueError: Nothing to write, or recordings of several shapes.
+        FileExistsError: `root` is not empty. Nothing is overwritten.
+        ValueError: There are no recordings, or their shapes differ.
     """
     root = Path(root)
     if root.exists() and any(root.iterdir()):
-        raise FileExistsError(f"{root} is not empty; write to another folder, or remove it first")
+        raise FileExistsError(f"{root} is not empty. Write to another folder, or remove it first.")
     _check(recordings)
-    tasks = {
-        name: i for i, name in enumerate(dict.fromkeys(t for r in recordings for t in r.tasks))
-    }
-    is_v3 = version == "v3.0"
-    content = _info(recordings, version, fps, len(tasks), chunks_size, codec)
-    content.update(info or {})
+    names = dict.fromkeys(task for recording in recordings for task in recording.tasks)
+    tasks = {name: index for index, name in enumerate(names)}
+    files = _files(len(recordings), version, chunks_size, episodes_per_file)
+    content = {**_info(recordings, version, fps, len(tasks), chunks_size, codec), **(info or {})}
     meta = root / "meta"
     meta.mkdir(parents=True)
-    (meta / "info.json").write_text(json.dumps(content, indent=4), encoding="utf-8")
-    tables = _tables(recordings, tasks, fps)
-    group = episodes_per_file if is_v3 else 1
-    rows, encoded = [], {}
-    for first in range(0, len(recordings), group):
-        inside = range(first, min(first + group, len(recordings)))
-        numbers = (
-            {"chunk_index": 0, "file_index": first // group}
-            if is_v3
-            else {"episode_chunk": first // chunks_size, "episode_index": first}
-        )
-        path = root / content["data_path"].format(**numbers)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.concat_tables([tables[i] for i in inside]), path)
-        for camera in recordings[0].images:
-            path = root / content["video_path"].format(video_key=camera, **numbers)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pictures = [recordings[i].images[camera] for i in inside]
-            # What several recordings share is encoded once, and so the same to the last bit.
-            key = (*map(id, pictures),)
-            if key in encoded:
-                shutil.copyfile(encoded[key][0], path)
-            else:
-                write_video(path, np.concatenate(pictures), fps, codec)
-                encoded[key] = path, pictures  # kept alive, so that no other gets their ids
-        rows += _episode_rows(recordings, inside, numbers if is_v3 else {}, fps)
-    _write_meta(meta, recordings, rows, tasks, version)
+    _write_json(meta / "info.json", content)
+    _write_meta(meta, recordings, files, tasks, version, fps)
+    _write_data(root, content["data_path"], recordings, files, tasks, fps)
+    _write_videos(root, content["video_path"], recordings, files, fps, codec)
     return root
 
 
 def write_video(
-    path: Path, pictures: UInt8[np.ndarray, "t height width 3"], fps: int, codec: str = "libx264"
+    path: Path, images: UInt8[np.ndarray, "t height width 3"], fps: int, codec: str = "libx264"
 ) -> None:
-    """Encodes RGB pictures as a video; frame `i` is shown at `i / fps` seconds."""
+    """Encodes RGB images as a video. Frame `i` is shown at `i / fps` seconds."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(fps))
         if not isinstance(stream, av.VideoStream):
-            raise ValueError(f"{codec} is no video encoder; libx264 is one")
-        stream.height, stream.width = pictures.shape[1:3]
+            raise ValueError(f"{codec} is not a video encoder. Pass one, for instance libx264.")
+        stream.height, stream.width = images.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = (
-            1  # small pictures: threads would cost more than they give
-        )
-        for picture in pictures:
-            # Converted here: left to the encoder, the result differs from run to run.
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
+        stream.codec_context.thread_count = 1  # for small images, threads cost more than they save
+        for image in images:
+            # Converted here, as the encoder's own conversion differs from run to run.
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p")
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-
-
-def write_demo_dataset(
-    root: str | Path,
-    *,
-    num_tasks: int = 8,
-    episodes_per_task: int = 12,
-    frames: int = 24,
-    seed: int = 0,
-    video: bool = True,
-) -> Path:
-    """Writes a v2.1 dataset of tasks that look alike, and returns its folder.
-
-    An arm's tip sets out for one of `num_tasks` equal cups in a ring around the table. Only the
-    first, slow steps are recorded, and each start is used once for every task, so that neither
-    state nor picture says which cup it is: without a task id, the best guess is chance.
-
-    States are the tip's `x, y, z` in meters, as a noisy sensor has them, and the gripper's opening;
-    actions are the velocity `vx, vy, vz` in m/s and the opening. The gripper never moves. The
-    camera looks at the table and does not see the arm.
-
-    Args:
-        root: A folder that does not exist yet, or is empty.
-        num_tasks: Cups.
-        episodes_per_task: Starts.
-        frames: Steps of an episode, at 20 a second.
-        seed: Of starts, pictures and jitter.
-        video: Whether to write the camera's pictures.
-    """
-    rng = np.random.default_rng(seed)
-    angles = 2 * np.pi * np.arange(num_tasks) / num_tasks
-    cups = np.stack([np.cos(angles), np.sin(angles), np.full(num_tasks, -0.3)], axis=1)  # meters
-    recordings = []
-    for _ in range(episodes_per_task):
-        start = rng.uniform([-0.3, -0.3, 0.1], [0.3, 0.3, 0.3])
-        images = {"observation.images.wrist": _demo_pictures(rng, cups, frames)} if video else {}
-        for task, cup in enumerate(cups):
-            recordings.append(_demo_recording(rng, start, cup, f"reach cup {task}", frames, images))
-    return write_dataset(root, recordings, version="v2.1")
-
-
-def _demo_recording(
-    rng: np.random.Generator,
-    start: Float[np.ndarray, "3"],
-    cup: Float[np.ndarray, "3"],
-    task: str,
-    frames: int,
-    images: Mapping[str, UInt8[np.ndarray, "t height width 3"]],
-) -> Recording:
-    speed, jitter, noise, step = 0.04, 0.002, 0.03, 1 / 20  # m/s, m/s, m, s
-    position, states, actions = start, [], []
-    for _ in range(frames):
-        way = cup - position
-        velocity = speed * way / np.linalg.norm(way) + rng.normal(0, jitter, 3)
-        states.append([*position + rng.normal(0, noise, 3), 1.0])
-        actions.append([*velocity, 1.0])
-        position = position + velocity * step
-    return Recording(np.array(states, np.float32), np.array(actions, np.float32), task, images)
-
-
-def _demo_pictures(
-    rng: np.random.Generator, cups: Float[np.ndarray, "cups 3"], frames: int
-) -> UInt8[np.ndarray, "t 64 64 3"]:
-    """All cups on the table, in the light of the moment and with a camera's noise."""
-    rows, columns = np.mgrid[:64, :64]
-    picture = np.full((64, 64, 3), (150, 120, 90), np.float32)
-    for x, y, _ in cups:
-        inside = (columns - 32 - 24 * x) ** 2 + (rows - 32 + 24 * y) ** 2 < 20
-        picture[inside] = (200, 60, 50)
-    light = rng.uniform(0.7, 1.2)
-    noise = rng.normal(0, 3, (frames, 64, 64, 1))
-    return np.clip(picture * light + noise, 0, 255).astype(np.uint8)
 
 
 def _check(recordings: Sequence[Recording]) -> None:
@@ -226,8 +135,24 @@ def _check(recordings: Sequence[Recording]) -> None:
     )
     if len(shapes) != 1 or not lengths:
         raise ValueError(
-            f"recordings must have the same keys and sizes, and one row per frame; got {shapes}"
+            f"The recordings have the shapes {shapes}, but must have the same keys and sizes, and "
+            "one row per frame. Correct them, or write several datasets."
         )
+
+
+def _files(count: int, version: Version, chunks_size: int, episodes_per_file: int) -> list[_File]:
+    if version != "v3.0":
+        return [
+            _File(range(i, i + 1), {"episode_chunk": i // chunks_size, "episode_index": i})
+            for i in range(count)
+        ]
+    return [
+        _File(
+            range(first, min(first + episodes_per_file, count)),
+            {"chunk_index": 0, "file_index": number},
+        )
+        for number, first in enumerate(range(0, count, episodes_per_file))
+    ]
 
 
 def _info(
@@ -238,24 +163,6 @@ def _info(
     chunks_size: int,
     codec: str,
 ) -> dict[str, Any]:
-    first = recordings[0]
-    features: dict[str, Any] = {
-        camera: {
-            "dtype": "video",
-            "shape": list(pictures.shape[1:]),
-            "names": ["height", "width", "channel"],
-            "info": {"video.fps": fps, "video.codec": codec, "has_audio": False},
-        }
-        for camera, pictures in first.images.items()
-    }
-    for key, width in (
-        ("observation.state", first.state.shape[1]),
-        ("action", first.actions.shape[1]),
-    ):
-        features[key] = {"dtype": "float32", "shape": [width], "names": None}
-    features["timestamp"] = {"dtype": "float32", "shape": [1], "names": None}
-    for key in ("frame_index", "episode_index", "index", "task_index"):
-        features[key] = {"dtype": "int64", "shape": [1], "names": None}
     count = len(recordings)
     return {
         "codebase_version": version,
@@ -263,33 +170,63 @@ def _info(
         "total_episodes": count,
         "total_frames": sum(len(r.state) for r in recordings),
         "total_tasks": num_tasks,
-        "total_videos": count * len(first.images),
+        "total_videos": count * len(recordings[0].images),
         "total_chunks": -(-count // chunks_size),
         "chunks_size": chunks_size,
         "fps": fps,
         "splits": {"train": f"0:{count}"},
         **(_PATHS_V3 if version == "v3.0" else _PATHS),
-        "features": features,
+        "features": _features(recordings[0], fps, codec),
     }
 
 
-def _tables(recordings: Sequence[Recording], tasks: dict[str, int], fps: int) -> list[pa.Table]:
+def _features(recording: Recording, fps: int, codec: str) -> dict[str, Any]:
+    features: dict[str, Any] = {
+        camera: {
+            "dtype": "video",
+            "shape": list(images.shape[1:]),
+            "names": ["height", "width", "channel"],
+            "info": {"video.fps": fps, "video.codec": codec, "has_audio": False},
+        }
+        for camera, images in recording.images.items()
+    }
+    floats = {
+        "observation.state": recording.state.shape[1],
+        "action": recording.actions.shape[1],
+        "timestamp": 1,
+    }
+    for key, width in floats.items():
+        features[key] = {"dtype": "float32", "shape": [width], "names": None}
+    for key in ("frame_index", "episode_index", "index", "task_index"):
+        features[key] = {"dtype": "int64", "shape": [1], "names": None}
+    return features
+
+
+def _write_data(
+    root: Path,
+    template: str,
+    recordings: Sequence[Recording],
+    files: Sequence[_File],
+    tasks: dict[str, int],
+    fps: int,
+) -> None:
     tables, total = [], 0
     for episode, recording in enumerate(recordings):
-        count = len(recording.state)
-        frame = np.arange(count)
+        frame = np.arange(len(recording.state))
         columns = {
             "observation.state": _vectors(recording.state),
             "action": _vectors(recording.actions),
             "timestamp": pa.array((frame / fps).astype(np.float32)),
             "frame_index": pa.array(frame),
-            "episode_index": pa.array(np.full(count, episode)),
+            "episode_index": pa.array(np.full(len(frame), episode)),
             "index": pa.array(total + frame),
             "task_index": pa.array([tasks[name] for name in recording.tasks], pa.int64()),
         }
         tables.append(pa.table(columns))
-        total += count
-    return tables
+        total += len(frame)
+    for file in files:
+        path = _place(root, template, **file.numbers)
+        pq.write_table(pa.concat_tables([tables[i] for i in file.episodes]), path)
 
 
 def _vectors(values: Float[np.ndarray, "t d"]) -> pa.Array:
@@ -297,55 +234,86 @@ def _vectors(values: Float[np.ndarray, "t d"]) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
 
 
-def _episode_rows(
-    recordings: Sequence[Recording], inside: range, file: dict[str, int], fps: int
-) -> list[dict[str, Any]]:
-    """The rows of `meta/episodes` for the episodes of one file; `file` is empty for v2."""
-    rows, begin = [], sum(len(r.state) for r in recordings[: inside.start])
-    first = begin
-    for index in inside:
-        length = len(recordings[index].state)
-        tasks = list(dict.fromkeys(recordings[index].tasks))
-        row: dict[str, Any] = {"episode_index": index, "tasks": tasks, "length": length}
-        if file:
-            row.update({f"data/{name}": number for name, number in file.items()})
-            row.update(dataset_from_index=begin, dataset_to_index=begin + length)
-            times = {
-                "from_timestamp": (begin - first) / fps,
-                "to_timestamp": (begin - first + length) / fps,
-            }
-            for camera in recordings[index].images:
-                row.update({f"videos/{camera}/{n}": v for n, v in {**file, **times}.items()})
-        rows.append(row)
-        begin += length
-    return rows
+def _write_videos(
+    root: Path,
+    template: str,
+    recordings: Sequence[Recording],
+    files: Sequence[_File],
+    fps: int,
+    codec: str,
+) -> None:
+    # Recordings may share an array of images. It is encoded once, so that their videos are equal.
+    encoded: dict[tuple[int, ...], tuple[Path, list[np.ndarray]]] = {}
+    for file in files:
+        for camera in recordings[0].images:
+            path = _place(root, template, video_key=camera, **file.numbers)
+            images = [recordings[i].images[camera] for i in file.episodes]
+            key = tuple(map(id, images))
+            if key in encoded:
+                shutil.copyfile(encoded[key][0], path)
+            else:
+                write_video(path, np.concatenate(images), fps, codec)
+                encoded[key] = path, images  # kept alive, so that no other array gets the same id
+
+
+def _place(root: Path, template: str, **numbers: Any) -> Path:
+    """Returns the path that a template gives, and makes its folder."""
+    path = root / template.format(**numbers)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _write_meta(
     meta: Path,
     recordings: Sequence[Recording],
-    rows: list[dict[str, Any]],
+    files: Sequence[_File],
     tasks: dict[str, int],
     version: Version,
+    fps: int,
 ) -> None:
-    if version == "v3.0":
-        path = meta / "episodes" / "chunk-000" / "file-000.parquet"
-        path.parent.mkdir(parents=True)
+    is_v3 = version == "v3.0"
+    rows = [row for file in files for row in _episode_rows(recordings, file, fps, is_v3)]
+    if is_v3:
+        path = _place(meta, "episodes/chunk-000/file-000.parquet")
         pq.write_table(pa.Table.from_pylist(rows), path)
         # LeRobot writes a pandas frame whose unnamed index is the name of the task.
         columns = {"task_index": list(tasks.values()), "__index_level_0__": list(tasks)}
         pq.write_table(pa.table(columns), meta / "tasks.parquet")
     else:
         _write_lines(meta / "episodes.jsonl", rows)
-        _write_lines(
-            meta / "tasks.jsonl", [{"task_index": i, "task": name} for name, i in tasks.items()]
-        )
+        task_rows = [{"task_index": index, "task": name} for name, index in tasks.items()]
+        _write_lines(meta / "tasks.jsonl", task_rows)
     if version == "v2.1":
         stats = [{"episode_index": i, "stats": _stats([r])} for i, r in enumerate(recordings)]
         _write_lines(meta / "episodes_stats.jsonl", stats)
     else:
-        content = _stats(recordings, quantiles=version == "v3.0")
-        (meta / "stats.json").write_text(json.dumps(content, indent=4), encoding="utf-8")
+        _write_json(meta / "stats.json", _stats(recordings, quantiles=is_v3))
+
+
+def _episode_rows(
+    recordings: Sequence[Recording], file: _File, fps: int, is_v3: bool
+) -> list[dict[str, Any]]:
+    """Returns the rows of `meta/episodes` for the episodes of one file."""
+    rows, first = [], sum(len(r.state) for r in recordings[: file.episodes.start])
+    begin = first
+    for index in file.episodes:
+        recording = recordings[index]
+        length = len(recording.state)
+        tasks = list(dict.fromkeys(recording.tasks))
+        row: dict[str, Any] = {"episode_index": index, "tasks": tasks, "length": length}
+        if is_v3:
+            row.update({f"data/{name}": number for name, number in file.numbers.items()})
+            row.update(dataset_from_index=begin, dataset_to_index=begin + length)
+            times = {
+                "from_timestamp": (begin - first) / fps,
+                "to_timestamp": (begin - first + length) / fps,
+            }
+            place = {**file.numbers, **times}
+            for camera in recording.images:
+                row.update({f"videos/{camera}/{name}": value for name, value in place.items()})
+        rows.append(row)
+        begin += length
+    return rows
 
 
 def _stats(recordings: Sequence[Recording], *, quantiles: bool = False) -> dict[str, Any]:
@@ -358,6 +326,10 @@ def _stats(recordings: Sequence[Recording], *, quantiles: bool = False) -> dict[
         key: {**{name: getattr(part, name).tolist() for name in names}, "count": [part.count]}
         for key, part in parts.items()
     }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=4), encoding="utf-8")
 
 
 def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from examples.lerobot.loader import LeRobotData
+from examples.lerobot import LeRobotData
 from examples.lerobot.stats import Stats
 from examples.pi0.model import Pi0, Pi0Config
 from examples.pi0.tokenizer import Tokenizer

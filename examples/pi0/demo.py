@@ -16,8 +16,9 @@ import grain
 from flax import nnx
 from jaxtyping import Array, Float
 
-from examples.comparison.run import Batch, Experiment, main
-from examples.lerobot.loader import LeRobotData
+from examples.comparison.experiment import Batch, Experiment
+from examples.comparison.run import main
+from examples.lerobot import LeRobotData
 from examples.pi0.model import GemmaConfig, Pi0, Pi0Config, SiglipConfig
 from examples.pi0.tokenizer import Tokenizer, train_tokenizer
 from examples.pi0.transform import FrameTransform

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float, UInt8
 from PIL import Image
 
-from examples.lerobot.loader import LeRobotData, MixedData
+from examples.lerobot import LeRobotData, MixedData
 from examples.lerobot.stats import Mode, Stats, load_stats, normalize, save_stats, unnormalize
 from examples.pi0.config import Pi0Config
 from examples.pi0.observation import Observation

@@ -1,89 +1,21 @@
-"""The training loop and the before-and-after experiment, at a size that takes seconds."""
+"""The before-and-after run, and its command line."""
 
 import dataclasses
 import itertools
+import sys
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 
-from examples.comparison import run as module
-from examples.comparison.run import Experiment, run, save
-from examples.lerobot.loader import LeRobotData
-from examples.lerobot.write import write_demo_dataset
-from examples.quickstart import Policy
-from examples.training import fit
-from taskcond import TaskConditioner, TaskVocabulary, merge_into
+from examples.comparison.cups import write_demo_dataset
+from examples.comparison.experiment import vector_loader
+from examples.comparison.run import hold_out, main, run
+from examples.lerobot import LeRobotData
+from taskcond import TaskVocabulary, merge_into
 from taskcond.checkpoint import Checkpoint
-
-
-class Tiny(nnx.Module):
-    """A policy that compiles in no time."""
-
-    def __init__(self, num_tasks, rngs):
-        width = 8 * 4  # horizon, action_dim
-        self.task_embeddings = TaskConditioner(num_tasks, width, rngs=rngs)
-        self.out = nnx.Linear(width, width, rngs=rngs)
-
-    def compute_loss(self, rng, batch, task_id):
-        noise = jax.random.normal(rng, batch["actions"].shape)
-        time_emb = self.task_embeddings(noise.reshape(len(noise), -1), task_id)
-        velocity = self.out(time_emb).reshape(noise.shape)
-        return jnp.mean((velocity - (noise - batch["actions"])) ** 2, axis=-1)
-
-
-TINY = Experiment(Tiny, Tiny.compute_loss, base_steps=3, task_steps=3, batch_size=16, draws=2)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data") / "demo"
-    write_demo_dataset(root, num_tasks=3, episodes_per_task=4, video=False)
-    return LeRobotData(root, horizon=8)
-
-
-def batches():
-    rng = np.random.default_rng(0)
-    while True:
-        yield {
-            "state": rng.normal(size=(16, 4)).astype(np.float32),
-            "actions": np.tile(rng.normal(size=(16, 1, 1)), (1, 8, 4)).astype(np.float32),
-        }
-
-
-def loss(model, rng, batch):
-    return model.compute_loss(rng, batch, None).mean()
-
-
-def weights(model):
-    return jax.tree.map(np.asarray, nnx.state(model, nnx.Param))
-
-
-def interrupted(iterator, after):
-    yield from itertools.islice(iterator, after)
-    raise KeyboardInterrupt
-
-
-def test_training_lowers_the_loss_and_repeats_to_the_bit():
-    models = [Tiny(0, nnx.Rngs(0)) for _ in range(2)]
-    batch, rng = next(batches()), jax.random.key(0)
-    before = loss(models[0], rng, batch)
-    for model in models:
-        assert fit(model, loss, batches(), steps=40, learning_rate=3e-3) == 40
-    assert loss(models[0], rng, batch) < before
-    jax.tree.map(np.testing.assert_array_equal, weights(models[0]), weights(models[1]))
-
-
-def test_an_interrupt_leaves_the_weights_of_the_last_finished_step():
-    stopped, again = (Tiny(0, nnx.Rngs(0)) for _ in range(2))
-    assert fit(stopped, loss, interrupted(batches(), 2), steps=5, learning_rate=1e-2) == 2
-    assert fit(again, loss, interrupted(batches(), 2), steps=5, learning_rate=1e-2) == 2
-    jax.tree.map(np.testing.assert_array_equal, weights(stopped), weights(again))
-    fresh = weights(Tiny(0, nnx.Rngs(0)))
-    assert not np.array_equal(fresh["out"]["kernel"], weights(stopped)["out"]["kernel"])
+from tests.support.policies import TINY, Tiny, interrupted
 
 
 def test_without_ids_a_policy_is_at_chance_and_everything_is_written(data, tmp_path):
@@ -115,7 +47,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_loads(data, tmp_path, stage, results, k
     calls = itertools.count()
 
     def loader(*args, **kwargs):
-        iterator = module.vector_loader(*args, **kwargs)
+        iterator = vector_loader(*args, **kwargs)
         evaluating = "num_epochs" in kwargs
         return iterator if evaluating or next(calls) != stage else interrupted(iterator, 1)
 
@@ -127,21 +59,33 @@ def test_ctrl_c_leaves_a_checkpoint_that_loads(data, tmp_path, stage, results, k
         merge_into(Tiny(num_tasks, nnx.Rngs(1)), restored)
 
 
-def test_saving_replaces_an_older_checkpoint_whole(tmp_path):
-    first, second = (Tiny(0, nnx.Rngs(seed)) for seed in (0, 1))
-    save(first, tmp_path / "p")
-    save(second, tmp_path / "p")
-    restored = ocp.PyTreeCheckpointer().restore(tmp_path / "p" / "params")
-    merge_into(first, restored)
-    jax.tree.map(np.testing.assert_array_equal, weights(first), weights(second))
-    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+def test_data_that_cannot_be_split_is_used_twice(tmp_path):
+    root = write_demo_dataset(tmp_path / "data", num_tasks=2, episodes_per_task=1, video=False)
+    data = LeRobotData(root)
+    assert hold_out(data) == (data, data)
 
 
-def test_the_quickstart_policy_equals_its_base_where_the_table_is_zero():
-    base, model = (Policy(4, 4, 8, n, nnx.Rngs(n)) for n in (0, 3))
-    merge_into(model, nnx.state(base, nnx.Param))
-    table = {"task_embeddings": {"embedding": jnp.zeros((3, 96))}}
-    merge_into(model, table, keep=".*")
-    state, x_t, t = jnp.ones((2, 4)), jnp.ones((2, 8, 4)), jnp.array([0.2, 0.9])
-    velocity = nnx.jit(lambda model, task_id: model.velocity(state, x_t, t, task_id))
-    np.testing.assert_array_equal(velocity(model, jnp.array([0, 2])), velocity(base, None))
+def test_the_command_line_takes_a_dataset_and_a_folder(data, tmp_path, monkeypatch):
+    seen = []
+
+    def make_experiment(dataset, out):
+        seen.append((dataset.root, dataset.horizon, out))
+        return TINY
+
+    out = tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["demo", "--data", str(data.root), "--out", str(out)])
+    main(make_experiment, name="demo", horizon=8)
+    assert seen == [(data.root, 8, out)]
+    assert (out / "confusion.png").exists()
+
+
+def test_an_interrupted_run_exits_as_a_shell_does_after_ctrl_c(data, tmp_path, monkeypatch):
+    def loader(*args, **kwargs):
+        return interrupted(vector_loader(*args, **kwargs), 1)
+
+    experiment = dataclasses.replace(TINY, make_loader=loader)
+    argv = ["demo", "--data", str(data.root), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit) as exit:
+        main(lambda data, out: experiment, name="demo", horizon=8)
+    assert exit.value.code == 130

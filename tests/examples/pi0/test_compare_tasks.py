@@ -15,9 +15,9 @@ from flax import nnx
 from PIL import Image
 from rich.console import Console
 
-from examples.lerobot.loader import LeRobotData
+from examples.comparison.cups import write_demo_dataset
+from examples.lerobot import LeRobotData
 from examples.lerobot.stats import Stats
-from examples.lerobot.write import write_demo_dataset
 from examples.pi0 import compare_tasks as sample
 from examples.pi0.compare_tasks import Args, Chunks, load_model, plot, resolve_tasks, table
 from examples.pi0.model import GemmaConfig, Pi0, Pi0Config, SiglipConfig

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from examples.lerobot.loader import LeRobotData, make_loader, mix
+from examples.comparison.cups import write_demo_dataset
+from examples.lerobot import LeRobotData, make_loader, mix
 from examples.lerobot.stats import Stats
-from examples.lerobot.write import write_demo_dataset
 from examples.pi0.model import GemmaConfig, Pi0, Pi0Config, SiglipConfig
 from examples.pi0.observation import check_observation
 from examples.pi0.tokenizer import Tokenizer, train_tokenizer

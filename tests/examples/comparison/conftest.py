@@ -1,0 +1,13 @@
+"""A dataset of three tasks."""
+
+import pytest
+
+from examples.comparison.cups import write_demo_dataset
+from examples.lerobot import LeRobotData
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "demo"
+    write_demo_dataset(root, num_tasks=3, episodes_per_task=4, video=False)
+    return LeRobotData(root, horizon=8)

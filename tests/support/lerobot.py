@@ -1,0 +1,99 @@
+"""Small LeRobot datasets, and ways to damage them."""
+
+import json
+
+import av
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from examples.lerobot import DatasetError, LeRobotData, Recording
+
+VERSIONS = ("v2.0", "v2.1", "v3.0")
+CAMERA = "observation.images.front"
+
+
+def gray(levels):
+    """One 32x32 image for each level, so that a decoded frame tells which one it is."""
+    return np.repeat(levels, 32 * 32 * 3).reshape(-1, 32, 32, 3).astype(np.uint8)
+
+
+def recordings(lengths=(7, 5, 6, 9, 8), tasks=("pour", "wipe"), video=False):
+    """Episodes whose every number says where it is from: state 100 * episode + frame."""
+    result = []
+    for episode, length in enumerate(lengths):
+        frame = np.arange(length)
+        state = np.stack([100 * episode + frame, np.sin(frame)], axis=1).astype(np.float32)
+        actions = np.stack([state[:, 0], -state[:, 0], np.cos(frame)], axis=1).astype(np.float32)
+        images = {CAMERA: gray(20 + 40 * episode + 4 * frame)} if video else {}
+        result.append(Recording(state, actions, tasks[episode % len(tasks)], images))
+    return result
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def edit_info(root, **changes):
+    edit_json(root / "meta/info.json", **changes)
+
+
+def add_feature(root, key, feature):
+    """Declares a column or a camera in `info.json`; a string names the feature to copy."""
+    features = json.loads((root / "meta/info.json").read_text())["features"]
+    features[key] = features[feature] if isinstance(feature, str) else feature
+    edit_info(root, features=features)
+
+
+def edit_column(path, key, change):
+    """Replaces a column by `change` of its list of values."""
+    table = pq.read_table(path)
+    index = table.column_names.index(key)
+    values = pa.array(change(table.column(key).to_pylist()), table.schema.field(key).type)
+    pq.write_table(table.set_column(index, key, values), path)
+
+
+def replace_column(path, key, make):
+    """Replaces a column by `make(number of rows)`, which may have another type."""
+    table = pq.read_table(path)
+    values = pa.array(make(len(table)))
+    pq.write_table(table.set_column(table.column_names.index(key), key, values), path)
+
+
+def episode_file(root, episode):
+    return root / f"data/chunk-000/episode_{episode:06d}.parquet"
+
+
+def video_file(root, episode):
+    return root / f"videos/chunk-000/{CAMERA}/episode_{episode:06d}.mp4"
+
+
+def move_index_to_the_start(path):
+    """Rewrites an MP4 file so that its header, not its end, lists the frames."""
+    source = path.with_suffix(".source.mp4")
+    path.rename(source)
+    with (
+        av.open(str(source)) as read,
+        av.open(str(path), "w", options={"movflags": "faststart"}) as write,
+    ):
+        stream = write.add_stream_from_template(read.streams.video[0])
+        for packet in read.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                write.mux(packet)
+
+
+def refusal(root, **arguments):
+    """Returns the message with which a dataset is refused."""
+    with pytest.raises(DatasetError) as error:
+        LeRobotData(root, **arguments)
+    message = str(error.value)
+    assert "Fix: " in message
+    return message
+
+
+def names_and_numbers(data):
+    """Returns the distinct `(task, task_index, task_id)` of all frames."""
+    keys = ("task", "task_index", "task_id")
+    return {tuple(data[i][key] for key in keys) for i in range(len(data))}
