@@ -37,9 +37,10 @@ test: .venv/.done  ## Run the tests on the newest jax and flax.
 test-oldest: .venv-oldest/.done  ## Run the same tests on jax 0.5.3 and flax 0.10.2.
 	.venv-oldest/bin/python -m pytest -n $(WORKERS)
 
-lint: .venv/.done  ## Check style and formatting.
+lint: .venv/.done  ## Check style, formatting, and the imports between packages.
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports --no-logo
 
 types: .venv/.done  ## Check types.
 	.venv/bin/pyright

@@ -1,12 +1,11 @@
 """Runs benchmarks and writes their tables into `benchmarks/RESULTS.md`.
 
-python -m benchmarks          all but `merge`, which takes 60 GB of disk
-python -m benchmarks merge    only that; the sections of the others stay as they are
+python -m benchmarks                all but `checkpoints`, which takes 60 GB of disk
+python -m benchmarks checkpoints    only that; the sections of the others stay as they are
 """
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import importlib
 import os
@@ -14,16 +13,19 @@ import platform
 import re
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal, get_args
 
 import jax
+import tyro
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-SCRIPTS = ("overhead", "train_step", "sampling", "merge")
+Name = Literal["overhead", "train_step", "sampling", "checkpoints"]
+NAMES: tuple[Name, ...] = get_args(Name)
 _SECTION = re.compile(r"^## (\w+)\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 
 
 def section(name: str) -> str:
-    """Runs one benchmark; returns its question, where it ran, and its table."""
+    """Runs a benchmark; returns its question, where it ran, and its table."""
     print(f"--- {name}")
     module = importlib.import_module(f"benchmarks.{name}")
     question = f"{module.__doc__}".splitlines()[0]
@@ -31,7 +33,7 @@ def section(name: str) -> str:
 
 
 def environment() -> str:
-    """Date, versions and hardware, in one line."""
+    """Returns date, versions and hardware, in one line."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax", "numpy"))
     device = jax.devices()[0].device_kind
     return (
@@ -40,25 +42,22 @@ def environment() -> str:
     )
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=f"{__doc__}".splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(SCRIPTS)}")
-    names = parser.parse_args().names or [name for name in SCRIPTS if name != "merge"]
-    if unknown := [name for name in names if name not in SCRIPTS]:
-        parser.error(f"no benchmark {unknown}; there are {list(SCRIPTS)}")
+def main(names: tyro.conf.Positional[tuple[Name, ...]] = NAMES[:-1]) -> None:
+    """Runs benchmarks and writes their tables into `benchmarks/RESULTS.md`.
+
+    Args:
+        names: The benchmarks; by default all but `checkpoints`, which takes 60 GB of disk.
+    """
     old = RESULTS.read_text() if RESULTS.exists() else ""
     sections = {name: text.strip() for name, text in _SECTION.findall(old)}
     for name in names:
         sections[name] = section(name)
         text = "# Results\n\nWritten by `make bench`.\n"
-        text += "".join(
-            f"\n## {name}\n\n{sections[name]}\n" for name in SCRIPTS if name in sections
-        )
+        text += "".join(f"\n## {name}\n\n{sections[name]}\n" for name in NAMES if name in sections)
         partial = RESULTS.with_suffix(".partial")
         partial.write_text(text)
         partial.rename(RESULTS)
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)

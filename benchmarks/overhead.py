@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from benchmarks.measuring.counting import Cost, cost
+from benchmarks.measuring.processes import run_python
 from examples.quickstart import Policy
 from taskcond import extract_task_id
 
 STATE_DIM, ACTION_DIM, HORIZON, BATCH, NUM_TASKS = 44, 44, 16, 64, 50
 
 
-def forward_cost(num_tasks: int) -> dict[str, float]:
-    """XLA's count of FLOPs and bytes for the forward pass of the quickstart policy."""
+def forward_cost(num_tasks: int) -> Cost:
+    """Returns XLA's count of FLOPs and bytes for the forward pass of the quickstart policy."""
     graphdef, state = nnx.split(Policy(STATE_DIM, ACTION_DIM, HORIZON, num_tasks, rngs=nnx.Rngs(0)))
 
     def forward(state: Any, observed: Any, x_t: Any, t: Any, task_id: Any) -> Any:
@@ -33,21 +32,17 @@ def forward_cost(num_tasks: int) -> dict[str, float]:
         jnp.zeros(BATCH),
         jnp.zeros(BATCH, jnp.int32),
     )
-    cost = jax.jit(forward).lower(state, *arguments).compile().cost_analysis()
-    cost = cost[0] if isinstance(cost, list) else cost  # a list in older releases of jax
-    assert cost is not None
-    return {"flops": cost["flops"], "bytes": cost["bytes accessed"]}
+    return cost(forward, state, *arguments)
 
 
 def import_seconds(module: str) -> float:
-    """Processor time that a fresh interpreter takes to import a module."""
+    """Returns the processor time that a fresh interpreter takes to import a module."""
     code = f"import time; t = time.process_time(); import {module}; print(time.process_time() - t)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
+    return float(run_python("-c", code))
 
 
 def seconds_per_call(call: Callable[[], object], calls: int) -> float:
-    """The median over seven rounds of the mean time of a call."""
+    """Returns the mean time of a call, as the median of seven rounds."""
     rounds = []
     for _ in range(7):
         began = time.perf_counter()
@@ -58,9 +53,9 @@ def seconds_per_call(call: Callable[[], object], calls: int) -> float:
 
 
 def main() -> str:
-    """Returns and prints the table."""
+    """Prints and returns the table."""
     plain, conditioned = forward_cost(0), forward_cost(NUM_TASKS)
-    # Alternating, so that a busy machine is as busy for both.
+    # The two alternate, so that other load on the machine slows both equally.
     imports = [(import_seconds("flax.nnx"), import_seconds("taskcond")) for _ in range(9)]
     base, ours = (statistics.median(column) for column in zip(*imports, strict=True))
     frame = {"task_index": np.int64(3), **{f"key_{i}": i for i in range(10)}}
@@ -68,8 +63,8 @@ def main() -> str:
     per_frame = seconds_per_call(lambda: extract_task_id(frame, num_tasks=NUM_TASKS), 20_000)
     per_batch = seconds_per_call(lambda: extract_task_id(batch, num_tasks=NUM_TASKS), 2_000)
     rows = [
-        ("forward pass, FLOPs", plain["flops"], conditioned["flops"], "conditioned / plain"),
-        ("forward pass, bytes", plain["bytes"], conditioned["bytes"], "conditioned / plain"),
+        ("forward pass, FLOPs", plain.flops, conditioned.flops, "conditioned / plain"),
+        ("forward pass, bytes", plain.bytes, conditioned.bytes, "conditioned / plain"),
         ("import, ms of processor time", base * 1e3, ours * 1e3, "taskcond / flax.nnx"),
     ]
     lines = ["| what | base | taskcond | ratio | of |", "|---|---:|---:|---:|---|"]

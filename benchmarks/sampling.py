@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
+import tyro
 from flax import nnx
 
-from benchmarks.counting import Cost, cost
-from benchmarks.inputs import blank_observation
+from benchmarks.measuring.counting import Cost, cost
+from benchmarks.measuring.inputs import blank_observation
 from examples.pi0.config import GEMMA_300M
 from examples.pi0.model import Observation, Pi0, Pi0Config, SiglipConfig
+from examples.pi0.sampling import integrate
 from taskcond import merge_into
 
 NUM_TASKS, NUM_STEPS = 50, 10
@@ -35,42 +36,44 @@ FULL_EXPERT = Pi0Config(
 FULL = Pi0Config()
 
 
+When = Literal["in each step", "precomputed", "kept between calls"]
+"""When the modulations are computed: in each step, before the first step, or before the call."""
+
+
 class Variant:
-    """One way to sample: a model, and what is done before the loop of steps.
+    """A way to sample.
 
     Args:
-        model: With or without tasks.
-        precompute: All modulations before the loop, or each step's in its turn.
-        keep: Modulations are made once, and not a part of the call.
+        model: A model with or without tasks.
+        batch: The number of observations.
+        when: When the modulations are computed.
     """
 
-    def __init__(self, model: Pi0, batch: int, *, precompute: bool = True, keep: bool = False):
+    def __init__(self, model: Pi0, batch: int, when: When):
         self._graph, self._state = nnx.split(model)
         self._config = model.config
-        self._batch, self._precompute, self._keep = batch, precompute, keep
+        self._batch, self._when = batch, when
         self._run = jax.jit(self._sample(NUM_STEPS))
         self._arguments = self._make_arguments(NUM_STEPS)
 
     def seconds(self) -> float:
-        """Wall time of one call."""
+        """Returns the wall time of one call."""
         began = time.perf_counter()
         jax.block_until_ready(self._run(*self._arguments))
         return time.perf_counter() - began
 
     def cost(self) -> Cost:
-        """XLA's count; steps cost the same each, so two counts give that of all."""
+        """Returns XLA's count. All steps cost the same, so that two counts give that of all."""
         one, two = (cost(self._sample(n), *self._make_arguments(n)) for n in (1, 2))
         return Cost(*(a + (NUM_STEPS - 1) * (b - a) for a, b in zip(one, two, strict=True)))
 
     def _sample(self, num_steps: int) -> Callable[..., Any]:
         def sample(state: Any, observation: Observation, noise: Any, kept: Any) -> Any:
-            return nnx.merge(self._graph, state).sample_actions(
-                None,
-                observation,
-                num_steps=num_steps,
-                noise=noise,
-                modulations=kept,
-                precompute=self._precompute,
+            model = nnx.merge(self._graph, state)
+            if self._when == "in each step":
+                return sample_step_by_step(model, observation, noise, num_steps)
+            return model.sample_actions(
+                None, observation, num_steps=num_steps, noise=noise, modulations=kept
             )
 
         return sample
@@ -78,7 +81,7 @@ class Variant:
     def _make_arguments(self, num_steps: int) -> tuple[Any, ...]:
         config, b = self._config, self._batch
         observation, kept = blank_observation(config, b), None
-        if self._keep:
+        if self._when == "kept between calls":
             model = nnx.merge(self._graph, self._state)
             kept = model.modulations(observation.task_id, num_steps=num_steps)
             observation = observation.replace(task_id=None)
@@ -86,8 +89,19 @@ class Variant:
         return self._state, observation, noise, kept
 
 
+def sample_step_by_step(model: Pi0, observation: Observation, noise: Any, num_steps: int) -> Any:
+    """Samples as `Pi0.sample_actions` does, but computes the modulations in each step."""
+    denoise = model.denoiser(observation)
+    task_id = observation.task_id
+    velocity = lambda x, step, time: denoise(x, model.condition_at(time, task_id))  # noqa: E731
+    return integrate(velocity, noise, num_steps)
+
+
 def make_models(config: Pi0Config) -> tuple[Pi0, Pi0]:
-    """A model without tasks and one with; the same weights, in the dtype of the computation."""
+    """Returns a model without tasks and one with tasks.
+
+    Both have the same weights, in the dtype of the computation.
+    """
     plain = Pi0(config, rngs=nnx.Rngs(0))
     conditioned = Pi0(dataclasses.replace(config, num_tasks=NUM_TASKS), rngs=nnx.Rngs(1))
     if config.dtype != "float32":  # as policies are served
@@ -99,18 +113,19 @@ def make_models(config: Pi0Config) -> tuple[Pi0, Pi0]:
 
 
 def measure(config: Pi0Config, batch: int, rounds: int) -> list[str]:
-    """Rows of the table for one size."""
+    """Returns the rows of the table for one size."""
     plain, conditioned = make_models(config)
     variants = {
-        "without tasks, in each step": Variant(plain, batch, precompute=False),
-        "without tasks, precomputed": Variant(plain, batch),
-        "50 tasks, in each step": Variant(conditioned, batch, precompute=False),
-        "50 tasks, precomputed": Variant(conditioned, batch),
-        "50 tasks, kept between calls": Variant(conditioned, batch, keep=True),
+        "without tasks, in each step": Variant(plain, batch, "in each step"),
+        "without tasks, precomputed": Variant(plain, batch, "precomputed"),
+        "50 tasks, in each step": Variant(conditioned, batch, "in each step"),
+        "50 tasks, precomputed": Variant(conditioned, batch, "precomputed"),
+        "50 tasks, kept between calls": Variant(conditioned, batch, "kept between calls"),
     }
     for variant in variants.values():
         variant.seconds()  # compiles
-    # Interleaved, so that a busy machine is as busy for all; ratios are taken round by round.
+    # The variants alternate, so that other load on the machine slows all equally; each ratio is
+    # of two times in the same round.
     times = np.array([[v.seconds() for v in variants.values()] for _ in range(rounds)])
     of_each_step, of_untasked = times[:, [0, 0, 2, 2, 2]], times[:, [0, 1, 0, 1, 1]]
     rows = []
@@ -125,16 +140,15 @@ def measure(config: Pi0Config, batch: int, rounds: int) -> list[str]:
     return rows
 
 
-def main(full: bool | None = None, rounds: int = 21) -> str:
-    """Returns and prints the tables.
+def main(full: bool = False, rounds: int = 21) -> str:
+    """Prints and returns the tables.
 
     Args:
-        full: Also measure everything at full size; by default where there is a GPU.
+        full: Whether to measure at full size too, as is always done if there is a GPU.
         rounds: How often each variant runs.
     """
-    gpu = jax.default_backend() == "gpu"
     cases = [("small", SMALL, 1), ("full-size action expert, horizon 16", FULL_EXPERT, 1)]
-    if gpu if full is None else full:
+    if full or jax.default_backend() == "gpu":
         cases += [("full size, bfloat16", FULL, batch) for batch in (1, 8)]
     lines = [
         f"{NUM_STEPS} Euler steps. Wall time is the median of {rounds} interleaved rounds (small: "
@@ -157,7 +171,4 @@ def main(full: bool | None = None, rounds: int = 21) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", default=None, help="also at full size")
-    parser.add_argument("--rounds", type=int, default=21)
-    main(**vars(parser.parse_args()))
+    tyro.cli(main, description=__doc__)

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from benchmarks.counting import Cost, cost
-from benchmarks.inputs import blank_observation
+from benchmarks.measuring.counting import Cost, cost
+from benchmarks.measuring.inputs import blank_observation
 from examples.pi0.model import GemmaConfig, Observation, Pi0, Pi0Config
 
 BATCH, NUM_TASKS = 8, 50
@@ -23,7 +23,7 @@ MIDDLE = Pi0Config.small(
 
 
 def step_cost(config: Pi0Config) -> Cost:
-    """Of one step: the loss, its gradients, and AdamW."""
+    """Returns the cost of one step: the loss, its gradients, and AdamW."""
     graph, state = nnx.split(nnx.eval_shape(lambda: Pi0(config, rngs=nnx.Rngs(0))))
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-4))
 
@@ -42,11 +42,9 @@ def step_cost(config: Pi0Config) -> Cost:
 
 
 def main() -> str:
-    """Returns and prints the table."""
-    plain, conditioned = (
-        step_cost(MIDDLE),
-        step_cost(dataclasses.replace(MIDDLE, num_tasks=NUM_TASKS)),
-    )
+    """Prints and returns the table."""
+    plain = step_cost(MIDDLE)
+    conditioned = step_cost(dataclasses.replace(MIDDLE, num_tasks=NUM_TASKS))
     lines = [
         f"One training step, width 512, 8 layers, batch {BATCH}, AdamW:",
         "",

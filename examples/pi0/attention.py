@@ -1,4 +1,4 @@
-"""Attention with grouped key-value heads: one exact reference, and JAX's fused kernels."""
+"""Attention with grouped key-value heads: an exact reference, and JAX's fused kernels."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from examples.pi0.config import Attention
+from examples.pi0.config import AttentionImplementation
 
-MASKED = -2.3819763e38  # finite, so that a row that sees nothing is uniform and not NaN
+MASKED = -2.3819763e38  # finite: a query that sees nothing has equal probabilities and no NaN
 
 
 def attend(
@@ -20,17 +20,22 @@ def attend(
     value: Float[Array, "b s k h"],
     mask: Bool[Array, "b t s"] | None = None,
     *,
-    implementation: Attention = "auto",
+    implementation: AttentionImplementation = "auto",
     logits_dtype: Any = jnp.float32,
 ) -> Float[Array, "b t n h"]:
-    """Softmax attention. Queries come scaled; query head `i` uses key-value head `i // (n // k)`.
+    """Computes softmax attention. Query head `i` uses key-value head `i // (n // k)`.
 
-    The probabilities have the dtype of `value`. A true `mask` means "sees". `logits_dtype` is that
-    of the logits, but for cuDNN, whose are float32.
+    Args:
+        query: Queries, scaled already.
+        key: Keys.
+        value: Values; the probabilities have their dtype.
+        mask: True where a query sees a key; `None` if every query sees every key.
+        implementation: See `Pi0Config.attention`.
+        logits_dtype: The dtype of the logits; those of cuDNN are always float32.
 
     Raises:
-        NotImplementedError, RuntimeError, ValueError: `implementation="cudnn"` and cuDNN is absent
-            or does not take these shapes or this dtype.
+        NotImplementedError, RuntimeError, ValueError: `implementation="cudnn"`, and cuDNN is absent
+            or does not support these shapes or this dtype.
 
     >>> x = jnp.ones((1, 3, 2, 4))
     >>> attend(x, x, x).shape
@@ -38,7 +43,8 @@ def attend(
     """
     if implementation == "auto":
         implementation = "cudnn" if _cudnn_takes(query, key, value, mask) else "xla"
-    # XLA's is no fused kernel either: where it cannot keep the dtype, there is nothing to lose.
+    # XLA's implementation is not fused either, so the plain one costs no more where XLA's would
+    # not keep the dtype.
     if implementation == "plain" or (implementation == "xla" and logits_dtype != jnp.float32):
         return _plain(query, key, value, mask, logits_dtype)
     return _fused(query, key, value, mask, implementation)
@@ -69,8 +75,8 @@ def _fused(
 
 
 def _cudnn_takes(query: Array, key: Array, value: Array, mask: Array | None) -> bool:
-    # Its limits (half precision, the head size, even lengths for gradients) change with the GPU
-    # and the release, so we trace it, gradient and all, rather than list them.
+    # The limits of cuDNN (half precision, the head size, even lengths for gradients) change with
+    # the GPU and the release, so we trace the call and its gradient, rather than list the limits.
     if jax.default_backend() != "gpu":
         return False
     attention = functools.partial(_fused, implementation="cudnn")

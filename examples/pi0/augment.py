@@ -1,4 +1,4 @@
-"""Pictures in training: shifted, turned and recoloured a little."""
+"""Images are shifted, turned and recoloured a little in training."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from jaxtyping import Array, ArrayLike, Float
 
 CROP = 0.95  # of the side
 ROTATION = 5.0  # degrees, either way
-BRIGHTNESS, CONTRAST, SATURATION = 0.3, 0.4, 0.5  # factors in 1 ± this
+BRIGHTNESS, CONTRAST, SATURATION = 0.3, 0.4, 0.5  # factors are in 1 ± this
 
 
 def augment(rng: Array, images: Mapping[str, Float[ArrayLike, "b h w 3"]]) -> dict[str, Array]:
-    """Augments each picture of each camera on its own; the same `rng` gives the same pictures.
+    """Augments each image of each camera independently.
 
-    A crop of 95 % and a rotation of up to 5° move the picture, except that of a wrist camera (its
-    key has "wrist"), which moves with the gripper that it shows. Brightness, contrast and
-    saturation change for all.
+    A crop of 95 % and a rotation of up to 5° move the image, unless it is of a wrist camera (whose
+    name has "wrist"), which moves with the gripper that it shows. Brightness, contrast and
+    saturation change for all cameras.
 
     Args:
-        rng: A key.
-        images: In `[-1, 1]`, by camera; they come back so.
+        rng: A key; the same key gives the same images.
+        images: The images of each camera, with values in `[-1, 1]`.
+
+    Returns:
+        The new images of each camera, with values in `[-1, 1]`.
     """
     keys = jax.random.split(rng, len(images))
     return {

@@ -1,4 +1,4 @@
-"""The sizes of a π0 or π0.5: published ones, and one for a laptop."""
+"""The sizes of π0 and π0.5, as published and for a laptop."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
+import numpy as np
 
-Attention = Literal["auto", "cudnn", "xla", "plain"]
+from taskcond.ids import check_integer
+
+AttentionImplementation = Literal["auto", "cudnn", "xla", "plain"]
+"""The implementations of attention; `Pi0Config.attention` explains them."""
 
 IMAGE_KEYS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
-"""The cameras, in the order in which their tokens enter the prefix."""
+"""The model's cameras, in the order of their tokens in the prefix."""
 
 
 def _require_positive(config: Any, *names: str) -> None:
     for name in names:
-        value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(
-                f"{type(config).__name__}.{name} must be a positive integer, got {value!r}"
-            )
+        value = check_integer(f"{type(config).__name__}.{name}", getattr(config, name), low=1)
+        object.__setattr__(config, name, value)  # a Python int, which JSON can hold
 
 
 def _require_one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
@@ -49,16 +50,19 @@ class LoRAConfig:
 
 @dataclasses.dataclass(frozen=True)
 class GemmaConfig:
-    """One expert. Two experts that attend together differ in `width`, `mlp_dim` and `lora` alone.
+    """The sizes of one expert.
+
+    Two experts that share an attention may differ in `width`, `mlp_dim` and `lora`, and in nothing
+    else.
 
     Attributes:
-        width: Features of a token.
+        width: Features of a token; even.
         depth: Layers.
         mlp_dim: Hidden features of the feed-forward.
         num_heads: Query heads.
         num_kv_heads: Key-value heads; divides `num_heads`.
-        head_dim: Features of a head, even (RoPE turns pairs).
-        lora: Low-rank update, or `None`.
+        head_dim: Features of a head; even, because RoPE turns pairs of features.
+        lora: The low-rank update, or `None` for none.
     """
 
     width: int
@@ -78,9 +82,11 @@ class GemmaConfig:
                 f"num_heads={self.num_heads} must be a multiple of num_kv_heads="
                 f"{self.num_kv_heads}: each key-value head serves as many query heads"
             )
-        for name in ("width", "head_dim"):
-            if getattr(self, name) % 2:
-                raise ValueError(f"{name} must be even, got {getattr(self, name)}")
+        for name, size in (("width", self.width), ("head_dim", self.head_dim)):
+            if size % 2:
+                raise ValueError(
+                    f"{name} must be even, got {size}: sines and cosines take half of it each"
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +110,10 @@ class SiglipConfig:
     def __post_init__(self) -> None:
         _require_positive(self, "width", "depth", "mlp_dim", "num_heads", "patch_size")
         if self.width % self.num_heads:
-            raise ValueError(f"width={self.width} must be a multiple of num_heads={self.num_heads}")
+            raise ValueError(
+                f"width={self.width} must be a multiple of num_heads={self.num_heads}: every head "
+                "gets an equal part of the features"
+            )
 
 
 GEMMA_2B = GemmaConfig(2048, 18, 16384, num_heads=8, num_kv_heads=1, head_dim=256)
@@ -114,27 +123,30 @@ SIGLIP_SO400M = SiglipConfig(1152, 27, 4304, num_heads=16, patch_size=14)
 
 @dataclasses.dataclass(frozen=True)
 class Pi0Config:
-    """A whole model. The defaults are the released π0.5; `pi05=False` is the released π0.
+    """The sizes and choices of a whole model.
+
+    The defaults are those of the released π0.5; `pi05=False` is the released π0.
 
     Attributes:
-        pi05: π0.5 (the time enters by adaptive norms) or π0 (by an MLP over the action tokens).
-        dtype: Of the computation. Parameters are float32 whatever it is.
-        action_dim: Features of an action and of the state; shorter ones are zero-padded.
+        pi05: True for π0.5, where the time enters by adaptive norms; false for π0, where it enters
+            by an MLP over the action tokens.
+        dtype: The dtype of the computation. Parameters are always float32.
+        action_dim: Features of an action and of the state; shorter vectors are zero-padded.
         action_horizon: Actions in a chunk.
-        max_token_len: Tokens that a prompt is padded to; `None`: 200 for π0.5 and 48 for π0.
-        image_size: Pixels along the side of a picture; a multiple of the patch size.
+        max_token_len: Tokens that a prompt is padded to; `None` means 200 for π0.5 and 48 for π0.
+        image_size: Pixels along the side of an image; a multiple of the patch size.
         vocab_size: Rows of the text embedding.
-        paligemma: The expert that reads pictures and text.
+        paligemma: The expert that reads images and text.
         action_expert: The expert that writes actions.
         siglip: The image encoder.
-        num_tasks: Rows of the task table; 0: no task conditioning.
-        task_embedding_scale: Factor on a task's row. It belongs to the checkpoint.
-        task_dropout_rate: Probability in training of acting without a task.
-        task_embedding_init: `"normal"`, as `nnx.Embed`; or `"zeros"`: loaded weights act exactly as
-            before until they are trained.
+        num_tasks: Rows of the task table; 0 means no task conditioning.
+        task_embedding_scale: The factor on a task's row. It belongs to the checkpoint.
+        task_dropout_rate: The probability that a training example acts without its task.
+        task_embedding_init: `"normal"` draws the rows as `nnx.Embed` does. With `"zeros"`, loaded
+            weights act exactly as before until they are trained.
         image_keys: The cameras, in order.
-        attention: `"plain"`: the exact reference; `"xla"` and `"cudnn"`: those implementations of
-            `jax.nn.dot_product_attention`; `"auto"`: cuDNN where it can, otherwise XLA.
+        attention: `"plain"` is the exact reference; `"xla"` and `"cudnn"` are implementations in
+            `jax.nn.dot_product_attention`; `"auto"` takes cuDNN where it can, and otherwise XLA.
 
     >>> Pi0Config().action_expert.width
     1024
@@ -157,7 +169,7 @@ class Pi0Config:
     task_dropout_rate: float = 0.0
     task_embedding_init: Literal["normal", "zeros"] = "normal"
     image_keys: tuple[str, ...] = IMAGE_KEYS
-    attention: Attention = "auto"
+    attention: AttentionImplementation = "auto"
 
     def __post_init__(self) -> None:
         if self.max_token_len is None:
@@ -166,7 +178,7 @@ class Pi0Config:
         _require_positive(
             self, "action_dim", "action_horizon", "max_token_len", "image_size", "vocab_size"
         )
-        _require_one_of("attention", self.attention, get_args(Attention))
+        _require_one_of("attention", self.attention, get_args(AttentionImplementation))
         _require_one_of("task_embedding_init", self.task_embedding_init, ("normal", "zeros"))
         for name in ("depth", "num_heads", "num_kv_heads", "head_dim"):
             ours, theirs = getattr(self.paligemma, name), getattr(self.action_expert, name)
@@ -181,9 +193,14 @@ class Pi0Config:
                 f"siglip.patch_size={self.siglip.patch_size}"
             )
 
+    @property
+    def compute_dtype(self) -> np.dtype:
+        """The dtype of the computation."""
+        return jnp.dtype(self.dtype)
+
     @classmethod
     def small(cls, **overrides: Any) -> Pi0Config:
-        """A model that a laptop trains in minutes; any field can be overridden.
+        """Returns a model that a laptop trains in minutes; any field can be overridden.
 
         >>> Pi0Config.small(pi05=False, action_horizon=4).action_horizon
         4
@@ -203,10 +220,10 @@ class Pi0Config:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Pi0Config:
-        """The inverse of `dataclasses.asdict`, also after a trip through JSON.
+        """Returns the config whose `dataclasses.asdict` has these values, also read from JSON.
 
         Raises:
-            TypeError: A key that is no field.
+            TypeError: A key is no field.
 
         >>> config = Pi0Config.small()
         >>> Pi0Config.from_dict(dataclasses.asdict(config)) == config

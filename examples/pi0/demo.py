@@ -1,9 +1,10 @@
-"""A tiny π0.5, before and after task conditioning: pictures, text and state, in three minutes.
+"""The command that compares a tiny π0.5 before and after task conditioning.
 
     python -m examples.pi0.demo            (or `make demo`)
 
-runs `examples.comparison.run` with the model of this folder, at a size for two cores. All tasks
-have the same prompt, so that the id alone can tell them apart.
+runs `examples.comparison.run` with the model of this folder, on images, text and state. On two
+cores it takes three minutes. All tasks have the same prompt, so that only the task id tells them
+apart.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from jaxtyping import Array, Float
 from examples.comparison.experiment import Batch, Experiment
 from examples.comparison.run import main
 from examples.lerobot import LeRobotData
+from examples.pi0.beside import save_transform
 from examples.pi0.model import GemmaConfig, Pi0, Pi0Config, SiglipConfig
 from examples.pi0.tokenizer import Tokenizer, train_tokenizer
 from examples.pi0.transform import FrameTransform
@@ -28,14 +30,14 @@ HORIZON = 16
 
 
 def make_config(data: LeRobotData, num_tasks: int) -> Pi0Config:
-    """A π0.5 of about 200 000 parameters with the first camera of the dataset."""
+    """Returns a π0.5 of about 200 000 parameters that sees the first camera of the dataset."""
     frame = data[0]
     heads: dict[str, Any] = {"depth": 2, "num_heads": 4, "num_kv_heads": 1, "head_dim": 16}
     return Pi0Config(
         dtype="float32",
         action_dim=max(len(frame["state"]), frame["actions"].shape[-1]),
         action_horizon=HORIZON,
-        max_token_len=len(frame["state"]) + 20,  # a token for each number, and the words
+        max_token_len=len(frame["state"]) + 20,  # a token for each number, and some for the words
         image_size=28,
         vocab_size=1024,
         paligemma=GemmaConfig(width=64, mlp_dim=128, **heads),
@@ -47,13 +49,13 @@ def make_config(data: LeRobotData, num_tasks: int) -> Pi0Config:
 
 
 def make_experiment(data: LeRobotData, out: Path) -> Experiment:
-    """The experiment on a dataset."""
+    """Returns the experiment on a dataset."""
     config = make_config(data, len(data.vocabulary))
     path = train_tokenizer(out / "tokenizer.model", [PROMPT])
     tokenizer = Tokenizer.for_config(config, path)
     cameras = dict(zip(config.image_keys, data.cameras, strict=False))
     transform = FrameTransform.for_dataset(data, config, tokenizer, cameras)
-    transform.save(out)
+    save_transform(transform, out)
     frames = FramesInMemory(transform)
 
     def make_policy(num_tasks: int, rngs: nnx.Rngs) -> Pi0:
@@ -72,12 +74,12 @@ def make_experiment(data: LeRobotData, out: Path) -> Experiment:
 
 
 def compute_loss(model: Pi0, rng: Array, batch: Batch, task_id: Any) -> Float[Array, "b h"]:
-    """The loss of a batch under these task ids."""
+    """Returns the loss of a batch under these task ids."""
     return model.compute_loss(rng, batch["observation"].replace(task_id=task_id), batch["actions"])
 
 
 class FramesInMemory:
-    """Transformed frames, made once: a demo reads each of them many times, a video reads slowly."""
+    """Transformed frames that are kept, because a demo reads each many times and video is slow."""
 
     def __init__(self, transform: FrameTransform):
         self._transform = transform
@@ -86,7 +88,7 @@ class FramesInMemory:
     def loader(
         self, data: LeRobotData, batch_size: int, num_epochs: int | None = None
     ) -> Iterator[Batch]:
-        """Shuffled batches of `observation`, `actions`, `action_is_pad` and `task_id`."""
+        """Yields shuffled batches of `observation`, `actions`, `action_is_pad` and `task_id`."""
         if data not in self._frames:
             frames = (data[i] for i in range(len(data)))
             self._frames[data] = [self._transform({**frame, "task": PROMPT}) for frame in frames]

@@ -1,4 +1,4 @@
-"""`Observation`: what the policy sees, as a pytree, and what has to be true of it."""
+"""What the policy sees, as a pytree, and the check that it fits a config."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from examples.pi0.config import Pi0Config
 
 @dataclasses.dataclass(frozen=True)
 class Observation:
-    """One observation, or a batch of them: every array starts with the same axes `*b`.
+    """An observation, or a batch of them: every array starts with the same axes `*b`.
 
     Attributes:
-        images: By camera: float32 `[*b, image_size, image_size, 3]` in `[-1, 1]`.
-        image_masks: By camera: bool `[*b]`, false where there is no such picture.
+        images: For each camera, float32 `[*b, image_size, image_size, 3]` in `[-1, 1]`.
+        image_masks: For each camera, bool `[*b]`, false where there is no image.
         state: `[*b, action_dim]`, normalized and zero-padded.
         tokenized_prompt: Token ids `[*b, max_token_len]`.
         tokenized_prompt_mask: Bool of the same shape, false on padding.
-        task_id: `[*b]`, `taskcond.NULL_TASK` or in `[0, num_tasks)`, also as a list; may be
-            `None` where `num_tasks=0`.
+        task_id: `[*b]`, each `taskcond.NULL_TASK` or in `[0, num_tasks)`; a list works too. May be
+            `None` if `num_tasks=0`.
     """
 
-    # "..." and not "*b": that the leading axes agree is `check_observation`'s to say, with a fix.
+    # The axes are "..." and not "*b", because `check_observation` compares them and names a fix.
     images: Mapping[str, Float[Array | np.ndarray, "... _height _width _rgb"]]
     image_masks: Mapping[str, Bool[Array | np.ndarray, "..."]]
     state: Float[Array | np.ndarray, "... action_dim"]
@@ -37,11 +37,11 @@ class Observation:
     task_id: Any = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.task_id, (list, tuple)):  # which would be a branch of the pytree
+        if isinstance(self.task_id, (list, tuple)):  # which JAX would take for a pytree
             object.__setattr__(self, "task_id", np.asarray(self.task_id))
 
     def replace(self, **changes: Any) -> Observation:
-        """A copy with some fields changed."""
+        """Returns a copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
 
@@ -50,7 +50,7 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(Observation))
 
 
 def _unflatten(_: None, children: Any) -> Observation:
-    # Past __init__, and so past the check of its types: JAX also puts shapes and markers in here.
+    # This avoids __init__ and the check of its types, because JAX also puts other leaves in here.
     observation = object.__new__(Observation)
     observation.__dict__.update(zip(_FIELDS, children, strict=True))
     return observation
@@ -64,25 +64,25 @@ jax.tree_util.register_pytree_with_keys(
 
 
 def check_observation(config: Pi0Config, observation: Observation) -> tuple[int, ...]:
-    """Returns the leading axes `*b` of an observation that fits `config`.
+    """Checks that an observation fits `config`, and returns its leading axes `*b`.
 
     Raises:
-        ValueError: Cameras, shapes or leading axes that do not fit; it says what would.
-        TypeError: Pictures that are not floating point.
+        ValueError: Cameras, shapes or leading axes do not fit. The message says what would.
+        TypeError: Images are not floating point.
     """
     batch = jnp.shape(observation.state)[:-1]
     for name in ("images", "image_masks"):
         _check_cameras(name, getattr(observation, name), config.image_keys)
-    picture = (*batch, config.image_size, config.image_size, 3)
+    expected = (*batch, config.image_size, config.image_size, 3)
     for key in config.image_keys:
         image = observation.images[key]
-        fits = jnp.shape(image)[-3:] == picture[-3:]
+        fits = jnp.shape(image)[-3:] == expected[-3:]
         fix = "its leading axes must be those of state" if fits else _RESIZE
-        check_shape(f"images[{key!r}]", image, picture, fix)
+        check_shape(f"images[{key!r}]", image, expected, fix)
         if not jnp.issubdtype(image.dtype, jnp.floating):
             raise TypeError(
                 f"images[{key!r}] must be float32 in [-1, 1], got {image.dtype}; "
-                "turn bytes into it with image / 127.5 - 1"
+                "convert bytes with image / 127.5 - 1"
             )
         check_shape(f"image_masks[{key!r}]", observation.image_masks[key], batch, "one flag each")
     check_shape("state", observation.state, (*batch, config.action_dim), "zero-pad to action_dim")
@@ -91,13 +91,13 @@ def check_observation(config: Pi0Config, observation: Observation) -> tuple[int,
         fix = "the leading axes must be those of state, and prompt and mask equally long"
         check_shape(name, getattr(observation, name), (*batch, *length), fix)
     if config.num_tasks and observation.task_id is not None:
-        # Before anything is reshaped: [b, 1] ids would otherwise pass for [b].
+        # Checked before anything is reshaped: later, ids [b, 1] would look like ids [b].
         check_shape("task_id", observation.task_id, batch, "one id for each observation")
     return batch
 
 
 def check_shape(name: str, array: Any, shape: tuple[int, ...], fix: str) -> None:
-    """Raises `ValueError` naming the fix unless `array` has this shape.
+    """Raises a `ValueError` that names the fix, unless `array` has this shape.
 
     >>> check_shape("state", jnp.zeros((2, 7)), (2, 32), "zero-pad to action_dim")
     Traceback (most recent call last):
@@ -112,7 +112,7 @@ def _check_cameras(name: str, given: Mapping[str, Any], wanted: tuple[str, ...])
     missing, extra = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
     if missing or extra:
         raise ValueError(
-            f"{name} must have the keys {list(wanted)}; missing: {missing}, unknown: {extra}. "
-            "Give a camera that you do not have a black picture and a false mask, or set "
+            f"{name} has missing: {missing}, unknown: {extra}; the keys must be {list(wanted)}. "
+            "Give a camera that the robot does not have a black image and a false mask, or set "
             "Pi0Config.image_keys"
         )

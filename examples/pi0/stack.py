@@ -1,4 +1,4 @@
-"""Equal layers as one module with a leading depth axis, run by one scan."""
+"""Equal layers, stacked into one module with a depth axis and run by one scan."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ def stack(make: Callable[[nnx.Rngs], Layer], depth: int, rngs: nnx.Rngs) -> Laye
 
 
 def scan(layers: Layer, step: Callable[[Layer, Any, Any], tuple[Any, Any]], carry: Any, xs: Any):
-    """`carry, y = step(layer, carry, x)` through all layers; returns the last carry, stacked ys.
+    """Runs `carry, y = step(layer, carry, x)` through all layers.
 
-    What a layer computes is not kept for the backward pass but computed again: memory then grows
-    with one activation a layer.
+    The backward pass computes each layer again, so that memory holds one activation per layer.
+
+    Returns:
+        The last carry, and the stacked `y` of all layers.
     """
     graph, state = nnx.split(layers)
 
-    # A scan keeps the two computations apart by itself.
+    # prevent_cse is not needed within a scan, which keeps the two computations apart.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def body(carry: Any, inputs: Any):
         layer_state, x = inputs
@@ -42,10 +44,10 @@ def scan(layers: Layer, step: Callable[[Layer, Any, Any], tuple[Any, Any]], carr
 
 
 def map_layers(layers: Layer, function: Callable[[Layer, Any], Any], x: Array) -> Any:
-    """`function(layer, x)` of all layers at once, stacked; a dense layer becomes one product."""
+    """Computes `function(layer, x)` for all layers in one batch; a dense layer is one product."""
     graph, state = nnx.split(layers)
     depth = len(jax.tree.leaves(state)[0])
-    # `x` once for each layer, though it is the same: were only the weights batched, XLA would
-    # transpose them, which on a CPU takes several times as long as the product.
+    # `x` is repeated for each layer. If only the weights had the layer axis, XLA would transpose
+    # them, which on a CPU takes several times as long as the product.
     x = jnp.broadcast_to(x, (depth, *x.shape))
     return jax.vmap(lambda layer, x: function(nnx.merge(graph, layer), x))(state, x)

@@ -1,4 +1,4 @@
-"""The prompt, from text to token ids, in the formats that π0 and π0.5 were trained on."""
+"""Prompts become token ids, in the formats that π0 and π0.5 were trained on."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ _EDGES = np.linspace(-1, 1, _BINS + 1)[:-1]
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    r"""Prompts as token ids, by a SentencePiece model.
+    r"""A tokenizer of prompts, by a SentencePiece model.
 
     π0 reads `{prompt}\n`; π0.5 reads `Task: {prompt}, State: {numbers of the bins};\nAction: `.
-    Pickles as its settings: each process reads the model when it first needs it.
+    Only the settings are pickled: each process reads the model when it first needs it.
 
     Args:
-        path: The SentencePiece model, local or what etils reads; the released weights need
-            `paligemma_tokenizer.model`.
+        path: The SentencePiece model, on any file system that etils reads; the released weights
+            need `paligemma_tokenizer.model`.
         max_token_len: Tokens that a prompt is padded to or cut to.
-        discrete_state: Whether the state is part of the prompt, which is π0.5's format.
+        discrete_state: Whether the state is part of the prompt, as in π0.5.
         task_prefix: Whether the prompt begins with the task's number, as in
             `[01] pick up the radio`.
-        num_tasks: How many tasks there are; decides how many digits a prefix has.
+        num_tasks: The number of tasks, which decides how many digits a prefix has.
 
     Raises:
-        FileNotFoundError: No such file; it says where the released one is published.
-        ValueError: `task_prefix` without `num_tasks`.
+        FileNotFoundError: There is no such file. The message says where the released one is.
+        ValueError: `task_prefix` is set without `num_tasks`.
 
     >>> import tempfile
     >>> path = train_tokenizer(Path(tempfile.mkdtemp(), "tiny.model"), ["pick up the radio"])
@@ -66,18 +66,25 @@ class Tokenizer:
     def __post_init__(self) -> None:
         if not epath.Path(self.path).is_file():
             raise FileNotFoundError(
-                f"no tokenizer model at {self.path}; fetch paligemma_tokenizer.model, which is "
-                "published in the public Google Cloud bucket big_vision, with `gcloud storage cp "
+                f"there is no tokenizer model at {self.path}; the released one is published in the "
+                "public Google Cloud bucket big_vision: fetch it with `gcloud storage cp "
                 f"gs://big_vision/paligemma_tokenizer.model {self.path}`, and pass its path"
             )
         if self.task_prefix and self.num_tasks < 1:
-            raise ValueError("task_prefix=True needs num_tasks=..., how many tasks there are")
+            raise ValueError(
+                f"task_prefix=True is set with num_tasks={self.num_tasks}, but a prefix needs at "
+                "least one task: pass num_tasks=..., the number of tasks"
+            )
 
     @classmethod
     def for_config(cls, config: Pi0Config, path: StrPath, **settings: Any) -> Tokenizer:
-        """The tokenizer of a model; `settings` are fields to set otherwise.
+        """Returns the tokenizer of a model.
 
-        `task_prefix=True` is one; for a model without a task table, with `num_tasks=...`.
+        Args:
+            config: The model's.
+            path: The SentencePiece model.
+            **settings: Fields to set, such as `task_prefix=True`. A model without a task table
+                then needs `num_tasks=...` too.
         """
         fields = {
             "max_token_len": config.max_token_len,
@@ -88,7 +95,7 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """How many tokens the SentencePiece model knows; all ids are below."""
+        """The number of tokens of the SentencePiece model; all token ids are below it."""
         return self._processor.vocab_size()
 
     def __call__(
@@ -97,18 +104,19 @@ class Tokenizer:
         state: Float[np.ndarray, " s"] | None = None,
         task_id: int | np.integer | None = None,
     ) -> tuple[Int[np.ndarray, " length"], Bool[np.ndarray, " length"]]:
-        """Tokens, int32 of `max_token_len`, and a mask that is false on padding.
+        """Returns the tokens, int32 `[max_token_len]`, and a mask that is false on padding.
 
         Args:
             prompt: What to do.
-            state: Normalized to [-1, 1] and not padded; needed with `discrete_state` alone.
-            task_id: The model's, needed with `task_prefix` alone. `NULL_TASK` has no prefix.
+            state: Normalized to [-1, 1] and not padded; only needed with `discrete_state`.
+            task_id: The model's task id; only needed with `task_prefix`. `NULL_TASK` has no prefix.
 
         Warns:
-            UserWarning: A prompt is too long and is cut; only the first time.
+            UserWarning: A prompt is too long and is cut. Only the first such prompt warns.
 
         Raises:
-            ValueError: State or task id is needed and missing, or the id is out of range.
+            ValueError: The state or the task id is needed and missing, or the task id is out of
+                range.
         """
         ids = self._encode(self.prompt(prompt, state, task_id))
         if len(ids) > self.max_token_len:
@@ -124,20 +132,25 @@ class Tokenizer:
         state: Float[np.ndarray, " s"] | None = None,
         task_id: int | np.integer | None = None,
     ) -> str:
-        """The text that is tokenized; see `__call__`."""
+        """Returns the text that is tokenized; see `__call__`."""
         text = re.sub("[_\n]", " ", prompt.strip())
         if self.task_prefix:
             text = self._prefix(task_id) + text
         if not self.discrete_state:
             return f"{text}\n"
         if state is None:
-            raise ValueError("the prompt of π0.5 holds the state: pass state, normalized")
+            raise ValueError(
+                "no state is given, but the prompt of π0.5 contains it: pass state, normalized"
+            )
         numbers = " ".join(map(str, discretize(state).tolist()))
         return f"Task: {text}, State: {numbers};\nAction: "
 
     def _prefix(self, task_id: int | np.integer | None) -> str:
         if task_id is None:
-            raise ValueError("task_prefix=True: pass task_id, or taskcond.NULL_TASK for no prefix")
+            raise ValueError(
+                "no task_id is given, but task_prefix=True writes it into the prompt: pass "
+                "task_id, or taskcond.NULL_TASK for no prefix"
+            )
         check_ids(np.asarray(task_id), self.num_tasks)
         digits = max(2, len(str(self.num_tasks - 1)))
         return "" if task_id == NULL_TASK else f"[{task_id:0{digits}d}] "
@@ -145,7 +158,7 @@ class Tokenizer:
     def _encode(self, text: str) -> list[int]:
         if self.discrete_state:
             return self._processor.encode(text, add_bos=True)
-        # The newline, which asks for the answer, is never part of another token.
+        # The newline, which asks for the answer, must never be part of another token.
         return self._processor.encode(text[:-1], add_bos=True) + self._processor.encode("\n")
 
     @functools.cached_property
@@ -155,7 +168,7 @@ class Tokenizer:
             processor.LoadFromSerializedProto(epath.Path(self.path).read_bytes())
         except RuntimeError as error:
             raise ValueError(
-                f"{self.path} is not a SentencePiece model, or is incomplete; fetch it again"
+                f"{self.path} is not a SentencePiece model, or is incomplete; fetch the file again"
             ) from error
         return processor
 
@@ -164,8 +177,8 @@ class Tokenizer:
             return
         object.__setattr__(self, "_warned", True)
         warnings.warn(
-            f"a prompt of {length} tokens is cut to max_token_len={self.max_token_len}; raise that "
-            f"in Pi0Config, or shorten {prompt!r}. Later ones are cut without a word",
+            f"a prompt of {length} tokens is cut to max_token_len={self.max_token_len}; raise it "
+            f"in Pi0Config, or shorten {prompt!r}. Later prompts are cut without a warning",
             stacklevel=3,
         )
 
@@ -174,25 +187,26 @@ class Tokenizer:
 
 
 def discretize(state: Float[np.ndarray, " s"]) -> Integer[np.ndarray, " s"]:
-    """The number of the bin of each value: 256 equal bins of [-1, 1].
+    """Returns the number of each value's bin, of 256 equal bins of [-1, 1].
 
     >>> discretize(np.array([-1.0, 0.0, 0.999, 3.0, -3.0])).tolist()
     [0, 128, 255, 255, -1]
     """
-    # What lies below -1 is bin -1, and not 0: so the released weights have read it.
+    # A value below -1 is in bin -1 and not 0, because the released weights were trained so.
     return np.digitize(state, _EDGES) - 1
 
 
 def train_tokenizer(path: StrPath, sentences: Iterable[str], vocab_size: int = 1024) -> Path:
-    """Trains a tiny SentencePiece model, for demos and tests, and returns where it was written.
+    """Trains a tiny SentencePiece model for demos and tests, and returns its path.
 
-    Texts other than `sentences` are tokenized too, if need be byte by byte. The number of a bin is
-    a single token, so that long states make short prompts. The same sentences give the same file.
+    It can also tokenize texts other than `sentences`, byte by byte if necessary. The number of a
+    bin is a single token, so that long states make short prompts. The same sentences give the same
+    file.
 
     Args:
-        path: Where to write it.
+        path: Where to write the model.
         sentences: Prompts; the fixed parts of the formats are added.
-        vocab_size: At most so many tokens.
+        vocab_size: The largest number of tokens.
     """
     numbers = [f" {number}" for number in range(-1, _BINS)]
     fixed = ["Task: , State: ", "Action: ", *(f"[{number:02d}] " for number in range(10))]
@@ -205,7 +219,7 @@ def train_tokenizer(path: StrPath, sentences: Iterable[str], vocab_size: int = 1
         hard_vocab_limit=False,
         byte_fallback=True,
         character_coverage=1.0,
-        # As PaliGemma's: text is taken as it is, and ids 0 to 3 have these meanings.
+        # As in PaliGemma's model, text is not changed, and token ids 0 to 3 have these meanings.
         normalization_rule_name="identity",
         add_dummy_prefix=False,
         remove_extra_whitespaces=False,

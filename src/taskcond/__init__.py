@@ -1,10 +1,18 @@
 """Task conditioning for multi-task robot policies in JAX/Flax."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from taskcond.data.extract import ExtractTaskID, extract_task_id
 from taskcond.data.vocabulary import TaskVocabulary
 from taskcond.ids import NULL_TASK
-from taskcond.merging.merge import MergeError, MergeReport, merge_into, merge_params
-from taskcond.nn.conditioner import TaskConditioner, TaskParam
+from taskcond.merging.merge import merge_into, merge_params
+from taskcond.merging.report import MergeError, MergeReport
+from taskcond.nn.conditioner import TaskConditioner
+from taskcond.params import TaskParam
+
+if TYPE_CHECKING:
+    from taskcond import checkpoint, diagnostics, linen
 
 __all__ = [
     "NULL_TASK",
@@ -14,7 +22,22 @@ __all__ = [
     "TaskConditioner",
     "TaskParam",
     "TaskVocabulary",
+    "checkpoint",
+    "diagnostics",
     "extract_task_id",
+    "linen",
     "merge_into",
     "merge_params",
 ]
+
+_LAZY = ("checkpoint", "diagnostics", "linen")  # imported when they are first used
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -1,8 +1,8 @@
-"""`python -m taskcond`."""
+"""Runs the command line: `python -m taskcond`."""
 
 import sys
 
-from taskcond.checkpoint.cli.commands import main
+from taskcond.checkpoint.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

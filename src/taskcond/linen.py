@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from taskcond.nn.conditioner import default_embedding_init
-from taskcond.nn.fusion import check_settings, embed, fuse
+from taskcond.ids import TaskIds
+from taskcond.nn.settings import ConditionerSettings
 
 
 class TaskConditioner(nn.Module):
-    """`taskcond.TaskConditioner` as a Linen module; see there for arguments and errors.
+    """A `taskcond.TaskConditioner` as a Linen module; see there for arguments and errors.
 
     Its parameter is `embedding`, of shape `[num_tasks, features]`, below the module's name. In
     training (`deterministic=False`), ids are dropped with the `dropout` rng.
@@ -33,26 +33,33 @@ class TaskConditioner(nn.Module):
     scale: float = 1.0
     fusion: str = "add"
     dropout_rate: float = 0.0
-    embedding_init: Any = default_embedding_init
-    checkify: bool = True
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
+    embedding_init: nn.initializers.Initializer | None = None
+    checkify: bool = False
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
     deterministic: bool = True
 
-    def setup(self):
+    def setup(self) -> None:
         """Declares the table."""
-        check_settings(self.num_tasks, self.features, self.scale, self.fusion, self.dropout_rate)
-        shape = (self.num_tasks, self.features)
+        self.settings = settings = ConditionerSettings(
+            self.num_tasks,
+            self.features,
+            self.scale,
+            self.fusion,
+            self.dropout_rate,
+            self.dtype,
+            self.checkify,
+        )
         self.table = (
-            self.param("embedding", self.embedding_init, shape, self.param_dtype)
-            if self.num_tasks
+            self.param("embedding", settings.init_table, self.embedding_init, self.param_dtype)
+            if settings.num_tasks
             else None
         )
 
     def __call__(
         self,
         time_emb: Float[Array, "*b d"],
-        task_id: Any = None,
+        task_id: TaskIds | None = None,
         *,
         deterministic: bool | None = None,
     ) -> Float[Array, "*b d"]:
@@ -60,20 +67,9 @@ class TaskConditioner(nn.Module):
         if self.table is None:
             return time_emb
         off = self.deterministic if deterministic is None else deterministic
-        key = None if off or not self.dropout_rate else self.make_rng("dropout")
-        return fuse(
-            self.table,
-            time_emb,
-            task_id,
-            self.scale,
-            self.dtype,
-            self.dropout_rate,
-            key,
-            self.checkify,
-        )
+        key = None if off or not self.settings.dropout_rate else self.make_rng("dropout")
+        return self.settings.fuse(self.table, time_emb, task_id, key)
 
-    def embed(self, task_id: Any) -> Float[Array, "*b d"]:
-        """The scaled embedding alone, zero for `NULL_TASK`; for `apply(..., method="embed")`."""
-        if self.table is None:
-            return jnp.zeros((*jnp.shape(task_id), self.features), self.dtype or jnp.float32)
-        return embed(self.table, task_id, self.scale, self.dtype, self.checkify)
+    def embed(self, task_id: TaskIds | None) -> Float[Array, "*b width"]:
+        """Returns the scaled rows alone, zero for `NULL_TASK`; for `apply(..., method="embed")`."""
+        return self.settings.embed(self.table, task_id)

@@ -1,19 +1,23 @@
-"""Parameter trees as flat dictionaries of `/`-joined paths, whatever layout they come in."""
+"""Parameter trees as flat dictionaries of `/`-joined paths, in every layout of checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import jax
 from flax import nnx
 
+Tree = Mapping[Any, Any]
+"""Nested dicts of arrays, or an `nnx.State`."""
 
-def flatten(tree: Mapping[Any, Any]) -> dict[str, Any]:
-    """Flattens nested dicts, or an `nnx.State`, to `{"a/b/c": leaf}`; `None` is no leaf, as in JAX.
+
+def flatten(tree: Tree) -> dict[str, Any]:
+    """Flattens a tree to `{"a/b/c": leaf}`. As in JAX, `None` is not a leaf.
 
     Raises:
-        TypeError: Not a mapping.
-        ValueError: Two leaves with the same path.
+        TypeError: The argument is not a mapping.
+        ValueError: Two leaves have the same path.
 
     >>> flatten({"a": {"b": 1, 0: 2}, "c/d": 3})
     {'a/b': 1, 'a/0': 2, 'c/d': 3}
@@ -27,10 +31,10 @@ def flatten(tree: Mapping[Any, Any]) -> dict[str, Any]:
     return flat
 
 
-def to_dict(tree: Any) -> Mapping[Any, Any]:
-    """Nested dicts of arrays from an `nnx.State`; other mappings as they are."""
+def to_dict(tree: Any) -> Tree:
+    """Returns an `nnx.State` as nested dicts of arrays, and other mappings unchanged."""
     if isinstance(tree, nnx.State):
-        pure = getattr(nnx, "to_pure_dict", None)  # a method in older releases of flax
+        pure = getattr(nnx, "to_pure_dict", None)  # a method of State in older releases of flax
         return pure(tree) if pure else tree.to_pure_dict()
     if not isinstance(tree, Mapping):
         raise TypeError(
@@ -40,8 +44,17 @@ def to_dict(tree: Any) -> Mapping[Any, Any]:
     return tree
 
 
-def rebuild(tree: Mapping[Any, Any], flat: Mapping[str, Any]) -> dict[Any, Any]:
-    """Nested dicts with the structure of `tree` and the leaves of `flat`, by path.
+def replace_values(state: nnx.State, values: dict[Any, Any]) -> None:
+    """Puts the arrays of nested dicts into an `nnx.State` of the same structure."""
+    replace = getattr(nnx, "replace_by_pure_dict", None)  # a method in older releases of flax
+    if replace:
+        replace(state, values)
+    else:
+        state.replace_by_pure_dict(values)
+
+
+def rebuild(tree: Tree, flat: Mapping[str, Any]) -> dict[Any, Any]:
+    """Returns nested dicts with the structure of `tree` and the leaves of `flat`, by path.
 
     >>> rebuild({"a": {0: 1, "b": None}}, {"a/0": 5})
     {'a': {0: 5, 'b': None}}
@@ -55,19 +68,40 @@ def rebuild(tree: Mapping[Any, Any], flat: Mapping[str, Any]) -> dict[Any, Any]:
     return build(to_dict(tree), ())
 
 
-def unwrap(flat: Mapping[str, Any]) -> dict[str, str]:
-    """Maps the plain parameter paths to those of the checkpoint's layout.
+def plain_paths(paths: Iterable[str]) -> dict[str, str]:
+    """Maps plain parameter paths to the paths in a checkpoint's layout.
 
-    Released weights put everything below `params`; training writes each leaf one level deeper,
-    under `value`. Both may be there. This is the one place that knows.
+    There are three layouts. Released weights have all leaves below `params`. Training writes each
+    leaf one level deeper, under `value`. A checkpoint may also have both, or neither.
 
-    >>> unwrap({"params/dense/kernel/value": 1})
+    >>> plain_paths(["params/dense/kernel/value"])
     {'dense/kernel': 'params/dense/kernel/value'}
     """
-    paths = list(flat)
+    paths = list(paths)
     prefix = "params/" if paths and all(path.startswith("params/") for path in paths) else ""
     suffix = "/value" if paths and all(path.endswith("/value") for path in paths) else ""
     return {path.removeprefix(prefix).removesuffix(suffix): path for path in paths}
+
+
+def layout_name(plain: Mapping[str, str]) -> str:
+    """Returns `"trained"`, `"released"` or `"plain"` for a result of `plain_paths`.
+
+    >>> layout_name(plain_paths(["params/dense/kernel"]))
+    'released'
+    """
+    path, full = next(iter(plain.items()))
+    if full.endswith("/value") and not path.endswith("/value"):
+        return "trained"
+    return "released" if full != path else "plain"
+
+
+def sharding_of(leaf: Any) -> jax.sharding.Sharding | None:
+    """Returns where a target leaf wants its value to be, or `None` if it does not say.
+
+    A `jax.ShapeDtypeStruct` may say so, and an array that was placed deliberately does.
+    """
+    says = isinstance(leaf, jax.ShapeDtypeStruct) or getattr(leaf, "committed", False)
+    return getattr(leaf, "sharding", None) if says else None
 
 
 def _walk(node: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:

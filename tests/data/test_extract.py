@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taskcond import NULL_TASK, ExtractTaskID, extract_task_id
+from taskcond import NULL_TASK, ExtractTaskID, TaskVocabulary, extract_task_id
+from tests.support import as_untyped_code
 
 INTEGERS = [np.dtype(f"{kind}{size}") for kind in "iu" for size in (1, 2, 4, 8)]
 
@@ -53,7 +54,66 @@ def test_a_scalar_stays_a_scalar(value):
 
 def test_null_task_passes():
     assert extract_task_id({"task_index": NULL_TASK}, num_tasks=1)["task_id"] == NULL_TASK
-    assert extract_task_id({"task_index": [NULL_TASK]}, num_tasks=0)["task_id"] == [NULL_TASK]
+    assert extract_task_id({"task_index": [NULL_TASK]}, num_tasks=1)["task_id"] == [NULL_TASK]
+
+
+@pytest.mark.parametrize("data", [{}, {"task_index": 99}, {"task_id": None}, {"state": 1}])
+def test_without_tasks_every_frame_passes_unchanged(data):
+    for result in (extract_task_id(data, num_tasks=0), ExtractTaskID(num_tasks=0)(data)):
+        assert result == data
+        assert result is not data
+
+
+def test_none_counts_as_absent():
+    assert extract_task_id({"task_index": None, "task_id": 2})["task_id"] == 2
+    with pytest.raises(KeyError, match="task_id not found in batch"):
+        extract_task_id({"task_index": None, "task_id": None})
+
+
+def test_a_default_is_for_frames_that_name_no_task():
+    transform = ExtractTaskID(num_tasks=3, default=NULL_TASK)
+    assert transform({"task_id": None})["task_id"] == NULL_TASK
+    assert transform({"state": 0})["task_id"].dtype == np.int32
+    assert transform({"task_index": 2})["task_id"] == 2
+    with pytest.raises(ValueError, match="out of range"):
+        transform({"task_index": 3})
+
+
+@pytest.mark.parametrize("source", ["task", "task_index"])
+def test_a_task_may_come_by_its_name(source):
+    transform = ExtractTaskID(source=source, vocabulary=TaskVocabulary(["pour", "wipe"]))
+    assert transform({source: "wipe"})["task_id"] == 1
+    np.testing.assert_array_equal(transform({source: [["wipe"], ["pour"]]})["task_id"], [[1], [0]])
+    assert transform({"task_id": "pour"})["task_id"] == 0
+    assert transform({source: 1})["task_id"] == 1
+    with pytest.raises(ValueError, match=r"\['wip'\] is not in the vocabulary"):
+        transform({source: "wip"})
+    with pytest.raises(ValueError, match="num_tasks=2"):
+        transform({source: 2})
+
+
+def test_ids_of_shape_one_keep_their_shape():
+    assert extract_task_id({"task_index": np.array([3])})["task_id"].shape == (1,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"num_tasks": 2.5}, TypeError, "num_tasks must be an integer, got 2.5"),
+        ({"num_tasks": True}, TypeError, "num_tasks must be an integer, got True"),
+        ({"num_tasks": -3}, ValueError, "num_tasks must be at least 0, got -3"),
+        ({"num_tasks": "5"}, TypeError, "num_tasks must be an integer, got '5'"),
+        ({"id_map": {0: 0.7}}, TypeError, r"id_map\[0\] must be an integer, got 0.7"),
+        ({"id_map": {0: -2}}, ValueError, r"id_map\[0\] must be at least -1, got -2"),
+        ({"id_map": {"0": 0}}, TypeError, r"keys \['0'\], but must have integers; JSON"),
+        ({"default": 5, "num_tasks": 3}, ValueError, "num_tasks=6 would do"),
+    ],
+)
+def test_arguments_are_checked_at_construction(arguments, error, message):
+    with as_untyped_code(), pytest.raises(error, match=message):
+        ExtractTaskID(**arguments)
+    with as_untyped_code(), pytest.raises(error, match=message):
+        extract_task_id({"task_index": 0}, **arguments)
 
 
 def test_an_empty_batch_passes():
@@ -77,7 +137,7 @@ def test_what_int32_cannot_hold_is_refused_without_num_tasks(value):
         extract_task_id({"task_index": value})
 
 
-@pytest.mark.parametrize("value", [1.0, np.float32(1), [1.5], True, np.array([True]), "1", None])
+@pytest.mark.parametrize("value", [1.0, np.float32(1), [1.5], True, np.array([True]), "1"])
 def test_what_is_no_integer_is_refused_with_the_value(value):
     with pytest.raises(TypeError, match="task_index must be an integer"):
         extract_task_id({"task_index": value})
@@ -127,5 +187,7 @@ def test_id_map_beyond_the_table_is_refused():
 
 def test_the_dataclass_is_frozen_and_equal_by_value():
     assert ExtractTaskID(num_tasks=3) == ExtractTaskID(num_tasks=3)
+    maps = [ExtractTaskID(id_map={7: 0, 3: 1}), ExtractTaskID(id_map={3: 1, 7: 0})]
+    assert len({*maps}) == 1
     with pytest.raises(AttributeError):
         ExtractTaskID().num_tasks = 3

@@ -46,5 +46,5 @@ def test_bad_ids_and_losses_are_refused():
         task_confusion(np.zeros((1, 2)), np.array([2]))
     with pytest.raises(ValueError, match="NULL_TASK"):
         task_confusion(np.zeros((1, 2)), np.array([NULL_TASK]))
-    with pytest.raises(ValueError, match="1 samples have a loss that is NaN"):
+    with pytest.raises(ValueError, match="the loss of 1 samples is NaN"):
         task_confusion(np.array([[0.0, np.nan]]), np.array([0]))

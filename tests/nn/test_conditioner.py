@@ -1,7 +1,6 @@
 """TaskConditioner: the contract, in NNX and in Linen."""
 
 import chex
-import flax.linen as nn
 import hypothesis.extra.numpy as hnp
 import jax
 import jax.numpy as jnp
@@ -15,25 +14,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import taskcond
 import taskcond.linen
-from taskcond.nn.fusion import check_settings
-
-FEATURES = 6
-
-
-def make(num_tasks=5, **kwargs):
-    return taskcond.TaskConditioner(num_tasks, FEATURES, rngs=nnx.Rngs(0), **kwargs)
-
-
-def time_emb(*batch, dtype=jnp.float32):
-    values = np.random.default_rng(0).normal(size=(*batch, FEATURES))
-    return jnp.asarray(values, dtype)
-
-
-def table(conditioner):
-    return np.asarray(conditioner.embedding[...])
-
-
-# --- what it computes ---------------------------------------------------------------------------
+from taskcond.nn.settings import ConditionerSettings
+from tests.support import as_untyped_code
+from tests.support.conditioner import FEATURES, make, table, time_emb
 
 
 @pytest.mark.parametrize("jit", [False, True])
@@ -145,9 +128,6 @@ def test_null_rows_are_the_input_to_the_bit(emb, jit):
     np.testing.assert_array_equal(out[[0, 2]].view(np.int32), emb[[0, 2]].view(np.int32))
 
 
-# --- transformations ----------------------------------------------------------------------------
-
-
 def test_vmap_scan_and_grad_agree_with_a_loop():
     conditioner, emb, ids = make(), time_emb(4), jnp.array([0, -1, 4, 0])
     graphdef, state = nnx.split(conditioner)
@@ -177,9 +157,6 @@ def test_table_is_replicated_over_a_mesh_unless_told_otherwise():
     assert out.sharding.is_equivalent_to(emb.sharding, out.ndim)
     leaf = jax.tree.leaves(state)[0]
     assert leaf.sharding.is_fully_replicated
-
-
-# --- bad ids ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bad", [5, 99, -2, np.iinfo(np.int32).min])
@@ -213,14 +190,15 @@ def test_traced_bad_ids_are_nan_and_only_theirs(num_tasks, dtype):
 @pytest.mark.parametrize("num_tasks", [1, 5])
 @pytest.mark.parametrize("bad", [5, -2])
 def test_checkify_reports_bad_ids_under_jit(num_tasks, bad):
-    graphdef, state = nnx.split(make(num_tasks))
+    graphdef, state = nnx.split(make(num_tasks, checkify=True))
 
     def call(state, emb, ids):
         return nnx.merge(graphdef, state)(emb, ids)
 
     checked = jax.jit(checkify.checkify(call))
     error, _ = checked(state, time_emb(2), jnp.array([0, bad]))
-    with pytest.raises(checkify.JaxRuntimeError, match=f"task_id out of range.*{bad}"):
+    message = rf"task_id out of range: got {bad}; allowed is -1 \(no task\) to {num_tasks - 1}"
+    with pytest.raises(checkify.JaxRuntimeError, match=message):
         error.throw()
     error, _ = checked(state, time_emb(2), jnp.array([0, -1]))
     error.throw()
@@ -242,8 +220,8 @@ def test_checkify_reports_bad_ids_as_rows_out_of_bounds(report, bad):
     error.throw()
 
 
-def test_without_checkify_there_is_no_effect_and_rematerialization_works():
-    graphdef, state = nnx.split(make(5, checkify=False))
+def test_by_default_there_is_no_effect_and_rematerialization_works():
+    graphdef, state = nnx.split(make(5))
 
     def loss(state, emb, ids):
         return nnx.merge(graphdef, state)(emb, ids).sum()
@@ -286,100 +264,160 @@ def test_features_that_do_not_match_are_refused():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"num_tasks": -1}, ValueError, "num_tasks must be >= 0, got -1"),
+        ({"num_tasks": -1}, ValueError, "num_tasks must be at least 0, got -1"),
         ({"num_tasks": 2.0}, TypeError, "num_tasks must be an integer, got 2.0"),
         ({"num_tasks": True}, TypeError, "num_tasks must be an integer, got True"),
         ({"num_tasks": None}, TypeError, "num_tasks must be an integer, got None"),
-        ({"features": 0}, ValueError, "features must be >= 1"),
+        ({"features": 0}, ValueError, "features must be at least 1, got 0"),
         ({"features": 1.5}, TypeError, "features must be an integer"),
-        ({"fusion": "multiply"}, ValueError, r"fusion must be one of \['add'\]"),
+        ({"fusion": "multiply"}, ValueError, r"fusion must be one of \['add', 'film'\]"),
         ({"scale": float("nan")}, ValueError, "scale must be finite"),
         ({"dropout_rate": 1.5}, ValueError, r"dropout_rate must be in \[0, 1\]"),
     ],
 )
 def test_bad_settings_name_the_argument(change, error, message):
     good = {"num_tasks": 3, "features": 4, "scale": 1.0, "fusion": "add", "dropout_rate": 0.0}
-    check_settings(**good)
-    with pytest.raises(error, match=message):
-        check_settings(**{**good, **change})
-
-
-# --- dropout of ids -----------------------------------------------------------------------------
+    ConditionerSettings(**good)
+    with as_untyped_code(), pytest.raises(error, match=message):
+        ConditionerSettings(**{**good, **change})
 
 
 def test_dropout_makes_some_ids_null_in_training_alone():
     conditioner = make(dropout_rate=0.3)
     emb, ids = time_emb(2000), jnp.ones(2000, jnp.int32)
     conditioner.train()
-    dropped = np.asarray((conditioner(emb, ids) == emb).all(-1))
+    rngs = nnx.Rngs(dropout=0)
+    dropped = np.asarray((conditioner(emb, ids, rngs=rngs) == emb).all(-1))
     assert 0.25 < dropped.mean() < 0.35
-    again = np.asarray((conditioner(emb, ids) == emb).all(-1))
+    again = np.asarray((conditioner(emb, ids, rngs=rngs) == emb).all(-1))
     assert (dropped != again).any()
     conditioner.eval()
     assert not np.asarray((conditioner(emb, ids) == emb).all(-1)).any()
 
 
 def test_dropout_repeats_with_the_seed_and_can_be_overridden():
-    first, second = make(dropout_rate=0.5), make(dropout_rate=0.5)
+    first = make(dropout_rate=0.5)
     emb, ids = time_emb(64), jnp.ones(64, jnp.int32)
-    np.testing.assert_array_equal(first(emb, ids), second(emb, ids))
     outs = [first(emb, ids, rngs=nnx.Rngs(dropout=7)) for _ in range(2)]
+    np.testing.assert_array_equal(*outs)
+    outs = [first(emb, ids, rngs=jax.random.key(7)) for _ in range(2)]
     np.testing.assert_array_equal(*outs)
     assert not np.asarray((first(emb, ids, deterministic=True) == emb).all(-1)).any()
 
 
 def test_dropout_hides_no_bad_id():
     conditioner = make(dropout_rate=1.0)
-    out = nnx.jit(lambda c, e, i: c(e, i))(conditioner, time_emb(2), jnp.array([1, 9]))
+    call = nnx.jit(lambda c, e, i: c(e, i, rngs=jax.random.key(0)))
+    out = call(conditioner, time_emb(2), jnp.array([1, 9]))
     np.testing.assert_array_equal(np.isnan(out).all(-1), [False, True])
 
 
-def test_without_dropout_there_is_no_random_state():
-    assert list(nnx.state(make())) == ["embedding"]
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_a_conditioners_state_is_its_table_and_nothing_else(rate):
+    assert list(nnx.state(make(dropout_rate=rate))) == ["embedding"]
 
 
-# --- Linen --------------------------------------------------------------------------------------
+def test_dropout_without_a_key_says_how_to_give_one():
+    with pytest.raises(ValueError, match=r"rngs=key or rngs=nnx\.Rngs\(dropout=0\)") as raised:
+        make(dropout_rate=0.5)(time_emb(2), jnp.array([0, 1]))
+    assert "model.eval()" in str(raised.value)
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"scale": 0.5}, {"dtype": jnp.bfloat16}])
-def test_linen_equals_nnx_on_the_same_table(kwargs):
-    conditioner = make(**kwargs)
-    twin = taskcond.linen.TaskConditioner(5, FEATURES, **kwargs)
-    variables = {"params": {"embedding": conditioner.embedding[...]}}
-    emb, ids = time_emb(3), jnp.array([0, -1, 4])
-    out = jax.jit(twin.apply)(variables, emb, ids)
-    np.testing.assert_array_equal(out, nnx.jit(lambda c, e, i: c(e, i))(conditioner, emb, ids))
-    np.testing.assert_array_equal(
-        twin.apply(variables, ids, method="embed"), conditioner.embed(ids)
-    )
+@pytest.mark.skipif(not hasattr(nnx, "view"), reason="nnx.view is newer than this flax")
+def test_a_deterministic_view_drops_no_id():
+    conditioner, emb = make(dropout_rate=1.0), time_emb(2)
+    view = nnx.view(conditioner, deterministic=True)
+    assert not np.asarray(view(emb, jnp.array([0, 1])) == emb).all(-1).any()
 
 
-def test_linen_has_the_same_parameter_path():
-    class Model(nn.Module):
-        @nn.compact
-        def __call__(self, emb, ids):
-            return taskcond.linen.TaskConditioner(5, FEATURES, name="task_embeddings")(emb, ids)
+@pytest.mark.parametrize("wrap", ["remat", "scan", "shard_map"])
+def test_gradients_pass_through_transformations_with_defaults(wrap):
+    graphdef, state = nnx.split(make(5))
+    emb, ids = time_emb(4), jnp.array([3, -1, 0, 3])
 
-    variables = Model().init(jax.random.key(0), time_emb(2), jnp.array([0, 1]))
-    assert variables["params"]["task_embeddings"]["embedding"].shape == (5, FEATURES)
+    def apply(state, emb, ids):
+        return nnx.merge(graphdef, state)(emb, ids)
+
+    def scanned(state, emb, ids):
+        step = lambda carry, x: (carry, apply(state, *x))  # noqa: E731
+        return jax.lax.scan(step, 0, (emb, ids))[1]
+
+    def sharded(state, emb, ids):
+        shard_map = getattr(jax, "shard_map", None)
+        if shard_map is None:
+            from jax.experimental.shard_map import shard_map
+        mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
+        batch = PartitionSpec("data")
+        specs = (PartitionSpec(), batch, batch)
+        return shard_map(apply, mesh=mesh, in_specs=specs, out_specs=batch)(state, emb, ids)
+
+    wrapped = {"remat": jax.checkpoint(apply), "scan": scanned, "shard_map": sharded}[wrap]
+    loss = lambda function: lambda *x: (function(*x) ** 2).sum()  # noqa: E731
+    plain = jax.jit(jax.grad(loss(apply)))(state, emb, ids)
+    changed = jax.jit(jax.grad(loss(wrapped)))(state, emb, ids)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), plain, changed)
 
 
-def test_linen_drops_ids_in_training_alone():
-    module = taskcond.linen.TaskConditioner(5, FEATURES, dropout_rate=1.0)
-    emb, ids = time_emb(2), jnp.array([0, 1])
-    variables = module.init(jax.random.key(0), emb, ids)
-    rngs = {"dropout": jax.random.key(1)}
-    out = module.apply(variables, emb, ids, deterministic=False, rngs=rngs)
-    np.testing.assert_array_equal(out, emb)
-    assert not np.array_equal(module.apply(variables, emb, ids), emb)
+@pytest.mark.parametrize(
+    ("emb", "error", "message"),
+    [
+        (
+            np.zeros((2, FEATURES), np.int32),
+            TypeError,
+            "must be floating point, got int32",
+        ),
+        (np.zeros((2, FEATURES), np.complex64), TypeError, "must be floating point, got complex64"),
+        ([[0.0] * FEATURES] * 2, TypeError, "time_emb must be an array, got list"),
+    ],
+)
+def test_a_time_embedding_that_is_not_floating_point_is_refused(emb, error, message):
+    with as_untyped_code(), pytest.raises(error, match=message):
+        make()(emb, jnp.array([0, 1]))
 
 
-def test_linen_raises_the_same_errors():
-    module = taskcond.linen.TaskConditioner(5, FEATURES)
-    variables = module.init(jax.random.key(0), time_emb(1), jnp.array([0]))
-    with pytest.raises(ValueError, match="out of range"):
-        module.apply(variables, time_emb(1), jnp.array([5]))
-    with pytest.raises(ValueError, match="task_id not found in batch"):
-        module.apply(variables, time_emb(1))
-    no_tasks = taskcond.linen.TaskConditioner(0, FEATURES)
-    assert no_tasks.init(jax.random.key(0), time_emb(1)) == {}
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.complex64, "float4_e2m1fn"])
+def test_a_dtype_that_has_no_nan_is_refused(dtype):
+    if isinstance(dtype, str):
+        dtype = getattr(jnp, dtype, None) or pytest.skip("this jax has no 4-bit floats")
+    with pytest.raises(TypeError, match="param_dtype must be a floating-point dtype that has NaN"):
+        make(param_dtype=dtype)
+    with pytest.raises(TypeError, match="dtype must be a floating-point dtype that has NaN"):
+        make(dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("scale", "error", "message"),
+    [
+        (None, TypeError, "scale must be a number, got None"),
+        ("1", TypeError, "scale must be a number, got '1'"),
+        (1e39, ValueError, "scale=1e\\+39 overflows param_dtype=float32"),
+    ],
+)
+def test_a_scale_that_cannot_work_is_named(scale, error, message):
+    with as_untyped_code(), pytest.raises(error, match=message):
+        make(scale=scale)
+
+
+def test_a_traced_scale_is_refused():
+    with as_untyped_code(), pytest.raises(TypeError, match="scale is traced"):
+        jax.jit(lambda scale: make(scale=scale)(time_emb(), 0))(2.0)
+
+
+def test_odd_containers_of_ids_say_what_to_do():
+    assert make()(time_emb(0), []).shape == (0, FEATURES)
+    with pytest.raises(TypeError, match="different lengths; pad them with taskcond.NULL_TASK"):
+        make()(time_emb(2, 2), [[1, 2], [3]])
+    masked = np.ma.masked_array([1, 2], [False, True])
+    with pytest.raises(TypeError, match=r"filled\(taskcond.NULL_TASK\)"):
+        make()(time_emb(2), masked)
+
+
+def test_advice_on_shapes_works_when_it_is_followed():
+    emb, task_id = time_emb(2, 4), jnp.array([3, 1])
+    with pytest.raises(ValueError, match="Use jnp.broadcast_to") as raised:
+        make()(emb, task_id)
+    advice = str(raised.value).split("Use ")[1].split(" if ")[0]
+    out = make()(emb, eval(advice, {"jnp": jnp, "task_id": task_id}))
+    np.testing.assert_array_equal(out[1], make()(emb[1], jnp.full(4, 1)))
+    with pytest.raises(ValueError, match=r"Use task_id.reshape\(\(2,\)\)"):
+        make()(time_emb(2), task_id[:, None])

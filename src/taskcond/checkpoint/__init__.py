@@ -1,16 +1,19 @@
-"""Checkpoint files: load, save, merge, grow, combine, compare; in bounded memory, nothing lost.
+"""Checkpoint files: load, save, merge, grow, combine and compare them, in bounded memory.
 
-Not imported by `import taskcond`: it needs TensorStore, which takes its time.
+`import taskcond` does not import this package, because importing TensorStore takes long.
 """
 
 from taskcond.checkpoint.combining.combine import combine_checkpoints
 from taskcond.checkpoint.combining.recipe import Recipe, Rule, Specialist
 from taskcond.checkpoint.conditioning import TaskConditioning
-from taskcond.checkpoint.inspect import diff_checkpoints, inspect_checkpoint
-from taskcond.checkpoint.load import load_params, save_params
-from taskcond.checkpoint.merge_files import change_tasks, merge_checkpoint
+from taskcond.checkpoint.diff import diff_checkpoints
+from taskcond.checkpoint.inspect import inspect_checkpoint
+from taskcond.checkpoint.load import load_params
+from taskcond.checkpoint.merge_files import merge_checkpoint
 from taskcond.checkpoint.open import Checkpoint, open_checkpoint
+from taskcond.checkpoint.save import save_params
 from taskcond.checkpoint.storage.errors import CheckpointError
+from taskcond.checkpoint.tasks import change_tasks
 
 __all__ = [
     "Checkpoint",

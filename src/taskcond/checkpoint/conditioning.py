@@ -1,79 +1,88 @@
-"""`TaskConditioning`: what a task table needs to be understood, in a file beside it.
+"""`TaskConditioning`: the meaning of a task table, in a file beside it.
 
-A row of numbers does not say whose task it is, nor by which factor it is to be multiplied: served
-under another scale, or with tasks in another order, a policy is wrong without a sound.
+A row of numbers does not say which task it is for, nor by which factor it is to be multiplied. A
+policy that is served with another scale, or with tasks in another order, is wrong without an error.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
-import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import pydantic
+from pydantic import Field, InstanceOf
+
+from taskcond.checkpoint.storage.atomic import write_text
 from taskcond.checkpoint.storage.errors import CheckpointError
+from taskcond.checkpoint.storage.leaf import Leaf
+from taskcond.checkpoint.validation import CONFIG, Count, Number, refuses
 from taskcond.data.vocabulary import TaskVocabulary
 from taskcond.ids import NULL_TASK
+from taskcond.merging.tables import Rows, is_table
+from taskcond.messages import warn
 
 FILE = "task_conditioning.json"
 
 
-@dataclasses.dataclass(frozen=True)
+@refuses("the task conditioning is invalid")
+@pydantic.dataclasses.dataclass(frozen=True, config=CONFIG)
 class TaskConditioning:
     """The meaning of a task table.
 
     Args:
         num_tasks: Height of the table.
         features: Width of the table.
-        scale: Factor on a row, as the model was trained; `None` where it is unknown.
-        fusion: How a row enters the model, as it was trained; `None` where it is unknown.
-        vocabulary: The tasks' names; `None` where they are unknown.
-        frames_seen: For each task the number of frames it was trained on; `None` for a task, or
-            for all, where that is unknown.
+        scale: Factor on a row with which the model was trained; `None` if it is unknown.
+        fusion: The fusion with which the model was trained; `None` if it is unknown.
+        vocabulary: The names of the tasks; `None` if they are unknown.
+        frames_seen: For each task the number of frames on which it was trained. `None` for a task,
+            or for all tasks, if that is unknown.
 
     Raises:
-        CheckpointError: The fields contradict each other; all contradictions at once.
+        CheckpointError: A field has a wrong type or value, or fields contradict each other. One
+            error lists all problems.
 
     >>> tasks = TaskVocabulary(["pour", "wipe"])
     >>> TaskConditioning(2, 1024, vocabulary=tasks, frames_seen=(900, 0)).untrained()
     ['wipe']
     """
 
-    num_tasks: int
-    features: int
-    scale: float | None = None
+    num_tasks: Count
+    features: Annotated[Count, Field(ge=1)]
+    scale: Number | None = None
     fusion: str | None = None
-    vocabulary: TaskVocabulary | None = None
-    frames_seen: tuple[int | None, ...] | None = None
+    vocabulary: InstanceOf[TaskVocabulary] | None = None
+    frames_seen: tuple[Count | None, ...] | None = None
 
-    def __post_init__(self):
-        problems = []
-        if self.num_tasks < 0 or self.features < 1:
-            problems.append(f"a table of {self.num_tasks} x {self.features}")
-        if self.scale is not None and not math.isfinite(self.scale):
-            problems.append(f"scale is {self.scale}")
-        for name in ("vocabulary", "frames_seen"):
-            value = getattr(self, name)
-            if value is not None and len(value) != self.num_tasks:
-                problems.append(f"{name} has {len(value)} tasks, the table {self.num_tasks}")
-        if any(frames is not None and frames < 0 for frames in self.frames_seen or ()):
-            problems.append("frames_seen is negative")
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} has {len(value)} tasks, the table {self.num_tasks}"
+            for name in ("vocabulary", "frames_seen")
+            if (value := getattr(self, name)) is not None and len(value) != self.num_tasks
+        ]
         if problems:
-            raise CheckpointError("task conditioning contradicts itself: " + "; ".join(problems))
+            raise ValueError("; ".join(problems))
+
+    @classmethod
+    def unknown(cls, table: Leaf) -> TaskConditioning:
+        """Returns the conditioning of a table whose checkpoint does not say what it means."""
+        num_tasks, features = table.shape
+        return cls(num_tasks, features)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> TaskConditioning:
-        """Reads what `save` wrote.
+        """Reads a file that `save` wrote.
 
         Args:
             path: The file, or the directory that it is in.
 
         Raises:
-            FileNotFoundError: No such file.
-            CheckpointError: Malformed, or contradicting itself.
+            FileNotFoundError: There is no such file.
+            CheckpointError: The file is malformed, or contradicts itself.
         """
         path = Path(path)
         path = path / FILE if path.is_dir() else path
@@ -84,22 +93,16 @@ class TaskConditioning:
         """Parses the content of the file; `where` is its name in errors."""
         try:
             content = json.loads(text)
-            names, frames = content["tasks"], content["frames_seen"]
-            return cls(
-                num_tasks=_integer(content["num_tasks"]),
-                features=_integer(content["features"]),
-                scale=None if content["scale"] is None else float(content["scale"]),
-                fusion=None if content["fusion"] is None else str(content["fusion"]),
-                vocabulary=None if names is None else TaskVocabulary(names),
-                frames_seen=None
-                if frames is None
-                else tuple(None if n is None else _integer(n) for n in frames),
-            )
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise CheckpointError(f"{where} is malformed: {error!s}") from error
+            if not isinstance(content, dict):
+                raise ValueError(f"it holds {content!r} instead of fields in braces")
+            names = content.pop("tasks", None)
+            vocabulary = None if names is None else TaskVocabulary(names)
+            return cls(**content, vocabulary=vocabulary)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise CheckpointError(f"{where} is malformed: {error}") from error
 
     def to_json(self) -> str:
-        """The content of the file."""
+        """Returns the content of the file."""
         content = {
             "num_tasks": self.num_tasks,
             "features": self.features,
@@ -111,16 +114,14 @@ class TaskConditioning:
         return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the file; an existing one is replaced at once or not at all.
+        """Writes the file; an existing file is replaced completely or not at all.
 
         Args:
-            path: The file, or the directory of a checkpoint: Orbax leaves unknown files alone.
+            path: The file, or the directory of a checkpoint. Orbax ignores files that it does not
+                know.
         """
         path = Path(path)
-        path = path / FILE if path.is_dir() else path
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        partial.write_text(self.to_json(), encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path / FILE if path.is_dir() else path, self.to_json())
 
     def check(
         self,
@@ -131,13 +132,13 @@ class TaskConditioning:
         fusion: str | None = None,
         vocabulary: TaskVocabulary | None = None,
     ) -> None:
-        """Compares with what a model has; what is `None` here or there is not compared.
+        """Compares the conditioning with a model; what is `None` on either side is not compared.
 
         Warns:
-            UserWarning: Tasks that were never trained, by name.
+            UserWarning: Some tasks were never trained; the warning names them.
 
         Raises:
-            CheckpointError: Anything differs; all differences at once.
+            CheckpointError: Something differs; one error lists all differences.
 
         >>> TaskConditioning(2, 8, scale=0.5).check(scale=1.0)
         Traceback (most recent call last):
@@ -153,17 +154,17 @@ class TaskConditioning:
             vocabulary=vocabulary,
         )
         if untrained := self.untrained():
-            warnings.warn(f"tasks that were never trained: {untrained}", stacklevel=2)
+            warn(f"tasks that were never trained: {untrained}")
 
     def require(self, *, vocabulary: TaskVocabulary | None = None, **expected: Any) -> None:
-        """`check` without the warning."""
+        """Does what `check` does, without the warning."""
         problems = [
             f"{name} is {getattr(self, name)!r} in the checkpoint, {value!r} in the model"
             for name, value in expected.items()
             if None not in (value, getattr(self, name)) and getattr(self, name) != value
         ]
         if vocabulary is not None and self.vocabulary not in (None, vocabulary):
-            problems.append(_compare(self.vocabulary, vocabulary))
+            problems.append(_first_difference(self.vocabulary, vocabulary))
         if problems:
             raise CheckpointError(
                 "the task conditioning of the checkpoint is not the model's: "
@@ -174,32 +175,33 @@ class TaskConditioning:
             )
 
     def untrained(self) -> list[str]:
-        """The tasks that are known to have seen no frame: by name, or by number."""
+        """Returns the tasks that are known to have seen no frame, by name or by number."""
         return [self.name(task) for task, n in enumerate(self.frames_seen or ()) if n == 0]
 
     def name(self, task: int) -> str:
-        """What a task is called."""
+        """Returns the name of a task, or its number if names are unknown."""
         return str(task) if self.vocabulary is None else self.vocabulary.names[task]
 
-    def with_rows(self, rows: Any, vocabulary: TaskVocabulary | None) -> TaskConditioning:
-        """That of a table whose row `i` is this one's `rows[i]`, or a new one for `NULL_TASK`.
+    def named(self, vocabulary: TaskVocabulary | None) -> TaskConditioning:
+        """Returns the conditioning with these names.
+
+        Raises:
+            CheckpointError: The tasks have other names already.
+        """
+        if vocabulary is None:
+            return self
+        self.require(vocabulary=vocabulary)
+        return dataclasses.replace(self, vocabulary=vocabulary)
+
+    def with_rows(self, rows: Rows, vocabulary: TaskVocabulary | None) -> TaskConditioning:
+        """Returns the conditioning of a table whose row `i` is this table's row `rows[i]`.
+
+        `NULL_TASK` marks a new row.
 
         Raises:
             CheckpointError: A row would get the name of another task.
         """
-        if vocabulary is not None and len(vocabulary) != len(rows):
-            raise CheckpointError(f"the vocabulary has {len(vocabulary)} tasks, rows {len(rows)}")
-        if vocabulary is not None and self.vocabulary is not None:
-            pairs = [
-                (self.vocabulary.names[row], name)
-                for row, name in zip(rows, vocabulary, strict=True)
-                if row != NULL_TASK
-            ]
-            if renamed := {old: new for old, new in pairs if old != new}:
-                raise CheckpointError(
-                    f"rows and vocabulary contradict each other: the rows of these tasks would "
-                    f"get another's name: {renamed}. To rename tasks, edit {FILE}"
-                )
+        self._check_names(rows, vocabulary)
         old = self.frames_seen or (None,) * self.num_tasks
         frames = tuple(0 if row == NULL_TASK else old[row] for row in rows)
         known = frames if any(n is not None for n in frames) else None
@@ -210,15 +212,64 @@ class TaskConditioning:
             self, num_tasks=len(rows), vocabulary=vocabulary, frames_seen=known
         )
 
+    def _check_names(self, rows: Rows, vocabulary: TaskVocabulary | None) -> None:
+        if vocabulary is None:
+            return
+        if len(vocabulary) != len(rows):
+            raise CheckpointError(f"the vocabulary has {len(vocabulary)} tasks, rows {len(rows)}")
+        if self.vocabulary is None:
+            return
+        pairs = [
+            (self.vocabulary.names[row], name)
+            for row, name in zip(rows, vocabulary, strict=True)
+            if row != NULL_TASK
+        ]
+        if renamed := {old: new for old, new in pairs if old != new}:
+            raise CheckpointError(
+                "rows and vocabulary contradict each other: the rows of these tasks would get the "
+                f"name of another task: {renamed}. To rename tasks, edit {FILE}"
+            )
 
-def _compare(old: Any, new: Any) -> str:
+
+def find_table(leaves: Iterable[str], where: str = "the checkpoint") -> str | None:
+    """Returns the path of the task table, if there is one.
+
+    Raises:
+        CheckpointError: There are several.
+    """
+    tables = [path for path in leaves if is_table(path)]
+    if len(tables) > 1:
+        raise CheckpointError(f"{where} has several task tables: {tables}")
+    return tables[0] if tables else None
+
+
+def check_table(
+    leaves: Mapping[str, Leaf], conditioning: TaskConditioning | None, where: str
+) -> None:
+    """Raises `CheckpointError` if a task conditioning does not fit the task table."""
+    table = find_table(leaves, where)
+    if table is not None and len(leaves[table].shape) != 2:
+        raise CheckpointError(
+            f"{where}: the task table {table} has the shape {list(leaves[table].shape)}, but must "
+            "be [num_tasks, features]"
+        )
+    if conditioning is None:
+        return
+    if table is None:
+        raise CheckpointError(
+            f"{where} has a {FILE} but no task table (a leaf task_embeddings/embedding); "
+            f"delete {FILE} if that is right"
+        )
+    stated = conditioning.num_tasks, conditioning.features
+    if stated != leaves[table].shape:
+        raise CheckpointError(
+            f"{where}: {FILE} is about a table of {list(stated)}, but {table} has the shape "
+            f"{list(leaves[table].shape)}; one of them belongs to another checkpoint"
+        )
+
+
+def _first_difference(old: Any, new: Any) -> str:
     for task, (a, b) in enumerate(zip(old, new, strict=False)):
         if a != b:
             return f"task {task} is {a!r} in the checkpoint, {b!r} in the model"
     return f"the checkpoint has {len(old)} tasks, the model {len(new)}"
-
-
-def _integer(value: Any) -> int:
-    if type(value) is not int:
-        raise TypeError(f"{value!r} is no integer")
-    return value

@@ -1,39 +1,56 @@
-"""`inspect_checkpoint` and `diff_checkpoints`: what is in a checkpoint, and what differs."""
+"""`inspect_checkpoint`: what is in a checkpoint."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 
-from taskcond.checkpoint.open import Checkpoint, StrPath, open_checkpoint, read_leaf, read_pieces
-from taskcond.checkpoint.storage.leaf import Leaf
-from taskcond.checkpoint.storage.write import Progress
-from taskcond.merging.merge import count_nonfinite
+from taskcond.checkpoint.open import Checkpoint, open_checkpoint
+from taskcond.checkpoint.storage.leaf import Progress, StrPath, read_leaf, read_pieces
+from taskcond.merging.finite import count_nonfinite
+from taskcond.messages import columns
+
+
+@dataclasses.dataclass(frozen=True)
+class InspectedTask:
+    """One row of a task table.
+
+    Attributes:
+        name: The name of the task; `None` if it is unknown.
+        norm: The Euclidean norm of the row.
+        frames_seen: The number of frames that the task was trained on; `None` if it is unknown.
+    """
+
+    name: str | None
+    norm: float
+    frames_seen: int | None
+
+    def __str__(self) -> str:
+        frames = self.frames_seen
+        seen = "" if frames is None else f"  {frames:,} frames" if frames else "  never trained"
+        return f"norm {self.norm:.4g}{seen}  {self.name or ''}".rstrip()
 
 
 @dataclasses.dataclass
 class Inspection:
-    """What is in a checkpoint; prints as a table.
+    """The content of a checkpoint; prints as a table.
 
     Attributes:
-        path: As it was given.
-        root: The directory or file with the arrays.
-        kind: `"Orbax"` or `"safetensors"`.
+        path: The path as it was given.
+        root: The directory or file that holds the arrays.
+        kind: The format, `"Orbax"` or `"safetensors"`.
         layout: `"released"`, `"trained"` or `"plain"`.
         leaves: Number of arrays.
         parameters: Number of their entries.
-        bytes: Their size, decoded.
+        bytes: Size of the decoded arrays in bytes.
         modules: `{module: (parameters, bytes)}`, for the first two keys of the paths.
         dtypes: `{dtype: parameters}`.
-        table: Path and shape of the task table; `None` where there is none.
-        tasks: For each task its name, the norm of its row, and the frames it has seen.
-        scale: Factor on task rows; `None` where it is unknown.
-        fusion: How task rows enter the model; `None` where it is unknown.
-        nonfinite: `{path: number of NaN and Inf}`; `None` where values were not read.
+        table: Path and shape of the task table; `None` if there is none.
+        tasks: The rows of the task table.
+        scale: Factor on task rows; `None` if it is unknown.
+        fusion: The fusion of the model; `None` if it is unknown.
+        nonfinite: `{path: number of NaN and Inf}`; `None` if values were not read.
     """
 
     path: str
@@ -46,78 +63,47 @@ class Inspection:
     modules: dict[str, tuple[int, int]]
     dtypes: dict[str, int]
     table: tuple[str, tuple[int, ...]] | None
-    tasks: list[dict[str, Any]]
+    tasks: list[InspectedTask]
     scale: float | None
     fusion: str | None
     nonfinite: dict[str, int] | None
 
     def __str__(self) -> str:
+        size = _size(self.bytes)
         rows = [
             ("checkpoint", self.root),
             ("kind", f"{self.kind}, {self.layout} layout"),
-            (
-                "parameters",
-                f"{self.parameters:,} in {self.leaves} leaves, {_size(float(self.bytes))}",
-            ),
+            ("parameters", f"{self.parameters:,} in {self.leaves} leaves, {size}"),
             ("dtypes", ", ".join(f"{name} {n:,}" for name, n in self.dtypes.items())),
-            *(("module", f"{m}  {n:,}  {_size(float(b))}") for m, (n, b) in self.modules.items()),
-            ("task table", _describe_table(self)),
-            *(("task", f"{i}  {_describe_task(task)}") for i, task in enumerate(self.tasks)),
+            *(("module", f"{m}  {n:,}  {_size(b)}") for m, (n, b) in self.modules.items()),
+            ("task table", self._describe_table()),
+            *(("task", f"{i}  {task}") for i, task in enumerate(self.tasks)),
         ]
         if self.nonfinite is not None:
             bad = ", ".join(f"{path} ({n})" for path, n in self.nonfinite.items())
             rows.append(("NaN/Inf", bad or "none"))
-        return "\n".join(f"{a:10}  {b}" for a, b in rows)
+        return columns(rows)
 
-
-@dataclasses.dataclass
-class Difference:
-    """What differs between two checkpoints; prints as a table.
-
-    Attributes:
-        only_first: Paths that the second one lacks.
-        only_second: Paths that the first one lacks.
-        reshaped: `{path: (first, second)}`, shape and dtype, where these differ.
-        changed: `{path: relative distance}`, that is `|second - first| / |first|`, of the leaves
-            that are not equal bit for bit.
-        equal: Number of leaves that are.
-    """
-
-    only_first: list[str]
-    only_second: list[str]
-    reshaped: dict[str, tuple[str, str]]
-    changed: dict[str, float]
-    equal: int
-
-    @property
-    def identical(self) -> bool:
-        """Whether the two have the same leaves, bit for bit."""
-        return not (self.only_first or self.only_second or self.reshaped or self.changed)
-
-    def __str__(self) -> str:
-        rows = [
-            ("equal", f"{self.equal} leaves", ""),
-            *(("first", path, "not in the second") for path in self.only_first),
-            *(("second", path, "not in the first") for path in self.only_second),
-            *(("reshaped", path, f"{a} -> {b}") for path, (a, b) in self.reshaped.items()),
-            *(("changed", path, f"by {100 * x:.3g} %") for path, x in self.changed.items()),
-        ]
-        width = max(len(row[1]) for row in rows)
-        return "\n".join(f"{a:8}  {b:{width}}  {c}".rstrip() for a, b, c in rows)
+    def _describe_table(self) -> str:
+        if self.table is None:
+            return "none"
+        path, shape = self.table
+        scale = "unknown" if self.scale is None else f"{self.scale:g}"
+        return f"{path} {list(shape)}, scale {scale}, fusion {self.fusion or 'unknown'}"
 
 
 def inspect_checkpoint(
     path: StrPath, *, values: bool = True, progress: Progress | None = None
 ) -> Inspection:
-    """Says what is in a checkpoint.
+    """Describes a checkpoint.
 
     Args:
         path: See `Checkpoint`.
         values: Whether to read all arrays, to find NaN and Inf.
-        progress: Is called with the bytes that are done and those that there are.
+        progress: A function that is called with the number of bytes done and their total.
 
     Raises:
-        CheckpointError: It cannot be read.
+        CheckpointError: The checkpoint cannot be read.
     """
     checkpoint = open_checkpoint(path)
     leaves, conditioning, table = checkpoint.leaves, checkpoint.conditioning, checkpoint.table
@@ -135,7 +121,7 @@ def inspect_checkpoint(
         layout=checkpoint.layout,
         leaves=len(leaves),
         parameters=sum(leaf.size for leaf in leaves.values()),
-        bytes=_total(leaves.values()),
+        bytes=sum(leaf.nbytes for leaf in leaves.values()),
         modules=modules,
         dtypes=dtypes,
         table=None if table is None else (table, leaves[table].shape),
@@ -146,82 +132,24 @@ def inspect_checkpoint(
     )
 
 
-def diff_checkpoints(
-    first: StrPath, second: StrPath, *, progress: Progress | None = None
-) -> Difference:
-    """Compares two checkpoints, leaf by leaf, whatever their layouts.
-
-    Args:
-        first: See `Checkpoint`.
-        second: Likewise.
-        progress: Is called with the bytes that are done and those that there are.
-
-    Raises:
-        CheckpointError: One cannot be read.
-    """
-    a, b = open_checkpoint(first), open_checkpoint(second)
-    both = [path for path in a.leaves if path in b.leaves]
-    same = [path for path in both if _spec(a.leaves[path]) == _spec(b.leaves[path])]
-    changed, done, total = {}, 0, _total(a.leaves[path] for path in same)
-    for path in same:
-        distance = _distance(a, b, path)
-        if distance is not None:
-            changed[path] = distance
-        done += a.leaves[path].nbytes
-        if progress is not None:
-            progress(done, total)
-    return Difference(
-        only_first=[path for path in a.leaves if path not in b.leaves],
-        only_second=[path for path in b.leaves if path not in a.leaves],
-        reshaped={
-            path: (_spec(a.leaves[path]), _spec(b.leaves[path]))
-            for path in both
-            if path not in same
-        },
-        changed=changed,
-        equal=len(same) - len(changed),
-    )
-
-
-def _distance(a: Checkpoint, b: Checkpoint, path: str) -> float | None:
-    """The relative distance of two leaves; `None` where they are equal bit for bit."""
-    equal, difference, norm = True, 0.0, 0.0
-    for box, x in read_pieces(a, path):
-        y = b.read(path, box)
-        if x.tobytes() != y.tobytes():
-            equal = False
-            difference += _squares(_wide(y) - _wide(x))
-        norm += _squares(_wide(x))
-    if equal:
-        return None
-    return math.sqrt(difference / norm) if norm else math.inf
-
-
-def _wide(value: np.ndarray) -> np.ndarray:
-    return value.astype(np.complex128 if np.iscomplexobj(value) else np.float64)
-
-
-def _squares(value: np.ndarray) -> float:
-    return float(np.sum(np.square(np.abs(value))))
-
-
-def _tasks(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+def _tasks(checkpoint: Checkpoint) -> list[InspectedTask]:
     if checkpoint.table is None:
         return []
     table = read_leaf(checkpoint, checkpoint.table).astype(np.float64)
-    about = checkpoint.conditioning
-    names = about.vocabulary.names if about and about.vocabulary else (None,) * len(table)
-    frames = about.frames_seen if about and about.frames_seen else (None,) * len(table)
-    norms = np.linalg.norm(table.reshape(len(table), -1), axis=1)
+    conditioning = checkpoint.conditioning
+    unknown = (None,) * len(table)
+    vocabulary = conditioning.vocabulary if conditioning else None
+    frames = (conditioning.frames_seen if conditioning else None) or unknown
+    norms = np.linalg.norm(table, axis=1)
     return [
-        {"name": name, "norm": float(norm), "frames_seen": n}
-        for name, norm, n in zip(names, norms, frames, strict=True)
+        InspectedTask(name, float(norm), n)
+        for name, norm, n in zip(vocabulary or unknown, norms, frames, strict=True)
     ]
 
 
 def _nonfinite(checkpoint: Checkpoint, progress: Progress | None) -> dict[str, int]:
     found: dict[str, int] = {}
-    done, total = 0, _total(checkpoint.leaves.values())
+    done, total = 0, sum(leaf.nbytes for leaf in checkpoint.leaves.values())
     for path in checkpoint.leaves:
         for _, value in read_pieces(checkpoint, path):
             if bad := count_nonfinite(value):
@@ -232,31 +160,9 @@ def _nonfinite(checkpoint: Checkpoint, progress: Progress | None) -> dict[str, i
     return found
 
 
-def _total(leaves: Iterable[Leaf]) -> int:
-    return sum(leaf.nbytes for leaf in leaves)
-
-
-def _spec(leaf: Leaf) -> str:
-    return f"{list(leaf.shape)} {leaf.dtype}"
-
-
-def _size(count: float) -> str:
+def _size(nbytes: int | float) -> str:
     for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"
-
-
-def _describe_table(found: Inspection) -> str:
-    if found.table is None:
-        return "none"
-    path, shape = found.table
-    scale = "unknown" if found.scale is None else f"{found.scale:g}"
-    return f"{path} {list(shape)}, scale {scale}, fusion {found.fusion or 'unknown'}"
-
-
-def _describe_task(task: dict[str, Any]) -> str:
-    frames = task["frames_seen"]
-    seen = "" if frames is None else f"  {frames:,} frames" if frames else "  never trained"
-    return f"norm {task['norm']:.4g}{seen}  {task['name'] or ''}".rstrip()
+        if nbytes < 1000:
+            return f"{nbytes:.3g} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.2f} GB"

@@ -1,4 +1,4 @@
-"""A dataset's frame becomes a task id."""
+"""A dataset's frame becomes a task id: the transform, vocabularies and LeRobot's task lists."""
 
 from taskcond.data.lerobot_tasks import read_lerobot_tasks
 

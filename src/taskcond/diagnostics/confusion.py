@@ -1,4 +1,4 @@
-"""Task confusion: which task a policy's own loss says that a sample belongs to."""
+"""Task confusion: the task to which a policy's own loss assigns a sample."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from taskcond.ids import check_ids
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfusion:
-    """True against predicted tasks, and the losses behind the predictions.
+    """A comparison of true and predicted tasks, with the losses behind the predictions.
 
     Attributes:
-        matrix: `[num_tasks, num_tasks]`; row: true task, column: predicted task; counts samples.
-            Ids that tie for the smallest loss share a sample evenly, so that a policy that does
-            not see the id is at chance.
-        loss: `[num_tasks]` mean loss of each task's samples under their own id; NaN where a task
-            has no sample.
+        matrix: `[num_tasks, num_tasks]`, the number of samples of each true task (row) that are
+            assigned to each predicted task (column). If several ids have the smallest loss, they
+            share the sample evenly, so that a policy that does not see the id is at chance.
+        loss: `[num_tasks]`, the mean loss of each task's samples under their own id; NaN for a
+            task without samples.
     """
 
     matrix: Float[np.ndarray, "tasks tasks"]
@@ -30,12 +30,12 @@ class TaskConfusion:
 
     @property
     def accuracy(self) -> float:
-        """The share of samples whose predicted task is the true one; NaN without samples."""
+        """The share of samples whose predicted task is the true task; NaN without samples."""
         total = self.matrix.sum()
         return float(np.trace(self.matrix) / total) if total else float("nan")
 
     def __add__(self, other: TaskConfusion) -> TaskConfusion:
-        """Both batches together."""
+        """Returns the comparison of both batches together."""
         counts = np.stack([self.matrix.sum(1), other.matrix.sum(1)])
         losses = np.stack([self.loss, other.loss])
         total = np.where(counts > 0, counts * losses, 0).sum(0)
@@ -47,13 +47,13 @@ class TaskConfusion:
 def losses_by_task(
     loss_fn: Callable[[Int[Array, " b"]], Float[Array, " b"]], batch_size: int, num_tasks: int
 ) -> Float[Array, "b tasks"]:
-    """The loss of every sample under every task id; can be jitted.
+    """Returns the loss of every sample under every task id; can be jitted.
 
     Args:
-        loss_fn: Loss of each sample given an id for each. It must use the same noise and time in
-            every call: losses under different noise do not compare.
-        batch_size: How many samples it has.
-        num_tasks: How many ids to try.
+        loss_fn: Gives the loss of each sample for one id per sample. It must use the same noise
+            and time in every call, because losses under different noise cannot be compared.
+        batch_size: Number of samples.
+        num_tasks: Number of ids to try.
 
     >>> losses_by_task(lambda task_id: abs(task_id - 1.0), 2, 3).tolist()
     [[1.0, 0.0, 1.0], [1.0, 0.0, 1.0]]
@@ -67,14 +67,14 @@ def losses_by_task(
 def task_confusion(
     losses: Float[Array, "b tasks"] | Float[np.ndarray, "b tasks"], task_id: Int[np.ndarray, " b"]
 ) -> TaskConfusion:
-    """The confusion matrix of a batch: the id with the smallest loss is the predicted task.
+    """Returns the confusion of a batch; the id with the smallest loss is the predicted task.
 
     Args:
-        losses: What `losses_by_task` gives.
+        losses: The result of `losses_by_task`.
         task_id: The true task of each sample.
 
     Raises:
-        ValueError: An id out of range, or a loss that is NaN.
+        ValueError: An id is out of range, or a loss is NaN.
 
     >>> result = task_confusion(np.array([[0.1, 0.9], [0.5, 0.2], [0.3, 0.4]]), np.array([0, 1, 1]))
     >>> result.matrix.tolist(), round(result.accuracy, 2)
@@ -84,9 +84,14 @@ def task_confusion(
     num_tasks = losses.shape[1]
     check_ids(task_id, num_tasks)
     if (task_id < 0).any():
-        raise ValueError("task_id holds NULL_TASK: a sample without a task cannot be confused")
+        raise ValueError(
+            "task_id holds NULL_TASK, but a sample without a task has no true task; leave it out"
+        )
     if np.isnan(losses).any():
-        raise ValueError(f"{np.isnan(losses).any(1).sum()} samples have a loss that is NaN")
+        raise ValueError(
+            f"the loss of {np.isnan(losses).any(1).sum()} samples is NaN; correct the policy or "
+            "the data first"
+        )
     best = losses == losses.min(1, keepdims=True)
     matrix, loss = np.zeros((num_tasks, num_tasks)), np.zeros(num_tasks)
     np.add.at(matrix, task_id, best / best.sum(1, keepdims=True))

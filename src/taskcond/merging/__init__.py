@@ -1,1 +1,1 @@
-"""Parameters in memory: from a checkpoint's tree into a model's."""
+"""From a checkpoint's parameters into a model's, in memory: plan, tables and report."""

@@ -1,1 +1,1 @@
-"""From a task id to a network: what conditions a model."""
+"""From a task id to a network: lookup, fusions and conditioner."""

@@ -1,88 +1,86 @@
-"""How a task's row enters the timestep embedding: pure functions, shared by NNX and Linen."""
+"""Fusions: how the row of a task changes the timestep embedding.
+
+A new fusion is one class with the members of `Fusion`, and one line in `FUSIONS`.
+"""
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import Protocol, runtime_checkable
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
-
-from taskcond.ids import check_num_tasks, resolve_ids
-
-FUSIONS = ("add",)
+from flax import nnx
+from jaxtyping import Array, Float
 
 
-def fuse(
-    table: Float[Array, "tasks features"],
-    time_emb: Float[Array, "*b d"],
-    task_id: Any,
-    scale: float,
-    dtype: Any,
-    dropout_rate: float,
-    key: Array | None,
-    checkify: bool,
-) -> Float[Array, "*b d"]:
-    """`time_emb + scale * table[task_id]`, in the dtype of `time_emb`; `key=None`: no dropout."""
-    num_tasks, features = table.shape
-    if time_emb.ndim < 1 or time_emb.shape[-1] != features:
-        raise ValueError(
-            f"time_emb has shape {time_emb.shape}, but its last axis must be features={features}; "
-            "build the conditioner with the width of the timestep embedding"
-        )
-    ids = _require(task_id)
-    row, is_null, is_bad = resolve_ids(ids, num_tasks, time_emb.shape[:-1], checkify)
-    if key is not None:  # a bad id stays bad
-        is_null |= jax.random.bernoulli(key, dropout_rate, is_null.shape) & ~is_bad
-    compute_dtype = dtype or jnp.promote_types(table.dtype, time_emb.dtype)
-    fused = (time_emb + _rows(table, row, scale, compute_dtype)).astype(time_emb.dtype)
-    # Not `+ 0` for a null id: that would turn -0.0 into 0.0, and the input must come out as it is.
-    return jnp.where(is_null[..., None], time_emb, fused)
+@runtime_checkable
+class Fusion(Protocol):
+    """A function of a timestep embedding and the scaled row of a task.
+
+    Attributes:
+        embedding_init: The default initializer of the table.
+    """
+
+    @property
+    def embedding_init(self) -> nnx.Initializer: ...  # noqa: D102
+
+    def row_width(self, features: int) -> int:
+        """Returns the width of the table for an embedding of `features`."""
+        ...
+
+    def __call__(
+        self, time_emb: Float[Array, "*b d"], row: Float[Array, "*b width"]
+    ) -> Float[Array, "*b d"]:
+        """Returns the fused embedding."""
+        ...
 
 
-def embed(
-    table: Float[Array, "tasks d"], task_id: Any, scale: float, dtype: Any, checkify: bool
-) -> Float[Array, "*b d"]:
-    """`scale * table[task_id]`, zero for `NULL_TASK`."""
-    ids = _require(task_id)
-    row, is_null, _ = resolve_ids(ids, table.shape[0], jnp.shape(ids), checkify)
-    rows = _rows(table, row, scale, dtype or table.dtype)
-    return jnp.where(is_null[..., None], jnp.zeros_like(rows), rows)
+class Add:
+    """`time_emb + row`, the method of the 2025 BEHAVIOR challenge."""
+
+    # The initializer of `nnx.Embed`: a standard deviation of 1/sqrt(features).
+    embedding_init = staticmethod(
+        nnx.initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)
+    )
+
+    def row_width(self, features: int) -> int:
+        """Returns `features`."""
+        return features
+
+    def __call__(
+        self, time_emb: Float[Array, "*b d"], row: Float[Array, "*b d"]
+    ) -> Float[Array, "*b d"]:
+        """Adds the row."""
+        return time_emb + row
 
 
-def check_settings(
-    num_tasks: Any, features: Any, scale: float, fusion: str, dropout_rate: float
-) -> None:
-    """Raises `TypeError` or `ValueError` on settings that no conditioner can have."""
-    check_num_tasks(num_tasks)
-    if isinstance(features, bool) or not hasattr(features, "__index__"):
-        raise TypeError(f"features must be an integer, got {features!r}")
-    if features < 1:
-        raise ValueError(f"features must be >= 1, got {features}: the width of the time embedding")
-    if fusion not in FUSIONS:
-        raise ValueError(f"fusion must be one of {list(FUSIONS)}, got {fusion!r}")
-    if not math.isfinite(scale):
-        raise ValueError(f"scale must be finite, got {scale}")
-    if not 0.0 <= dropout_rate <= 1.0:
-        raise ValueError(f"dropout_rate must be in [0, 1], got {dropout_rate}")
+class Film:
+    """`time_emb * (1 + scale) + shift`, where a row is `[scale, shift]`.
+
+    The table starts with zeros, with which the fusion is the identity.
+
+    Source: Perez et al., "FiLM: Visual Reasoning with a General Conditioning Layer", 2018,
+    https://arxiv.org/abs/1709.07871.
+    """
+
+    embedding_init = staticmethod(nnx.initializers.zeros_init())
+
+    def row_width(self, features: int) -> int:
+        """Returns `2 * features`."""
+        return 2 * features
+
+    def __call__(
+        self, time_emb: Float[Array, "*b d"], row: Float[Array, "*b width"]
+    ) -> Float[Array, "*b d"]:
+        """Scales and shifts."""
+        scale, shift = jnp.split(row, 2, axis=-1)
+        return time_emb * (1 + scale) + shift
 
 
-def _require(task_id: Any) -> Any:
-    if task_id is None:
-        raise ValueError(
-            "task_id not found in batch: this model has num_tasks > 0. Add "
-            "taskcond.ExtractTaskID() to the data transforms and pass its task_id on, or pass "
-            "taskcond.NULL_TASK ids to act without a task"
-        )
-    return task_id
+FUSIONS: dict[str, Fusion] = {"add": Add(), "film": Film()}
 
 
-def _rows(
-    table: Float[Array, "tasks d"],
-    row: Int[Array, "*b"],
-    scale: float,
-    dtype: Any,
-) -> Float[Array, "*b d"]:
-    # NaN for the row of a bad id, which the table does not have.
-    return jnp.take(table, row, axis=0, mode="fill").astype(dtype) * scale
+def get_fusion(name: str) -> Fusion:
+    """Returns the fusion of this name; raises `ValueError` if there is none."""
+    if name not in FUSIONS:
+        raise ValueError(f"fusion must be one of {list(FUSIONS)}, got {name!r}")
+    return FUSIONS[name]

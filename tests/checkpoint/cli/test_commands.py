@@ -13,7 +13,7 @@ import pytest
 
 from taskcond import TaskVocabulary
 from taskcond.checkpoint import Checkpoint, TaskConditioning, load_params, save_params
-from taskcond.checkpoint.cli.commands import main
+from taskcond.checkpoint.cli.main import main
 from taskcond.trees import flatten
 from tests.support import FIXTURES
 
@@ -44,7 +44,7 @@ def named(tmp_path) -> Path:
 
 
 def identical(report: dict) -> bool:
-    """Of the report of `diff`."""
+    """Tells whether a report of `diff` has no difference."""
     return not any(report[x] for x in ("changed", "reshaped", "only_first", "only_second"))
 
 
@@ -174,7 +174,7 @@ def test_tasks_are_added_removed_and_reordered(capsys, named, tmp_path):
     [
         (("--remove", "fly"), r"no tasks ['fly'] to remove"),
         (("--add", "cut"), "['cut'] are there already"),
-        (("--add", "fold=fly"), "'fly' is none of"),
+        (("--add", "fold=fly"), "cannot start from 'fly'"),
         ((), "no names to go by"),
     ],
 )

@@ -111,7 +111,7 @@ def test_empty_and_foreign_directories_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="is empty"):
         load_params(tmp_path)
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(CheckpointError, match=r"no checkpoint.*notes\.txt"):
+    with pytest.raises(CheckpointError, match=r"is not a checkpoint.*notes\.txt"):
         load_params(tmp_path)
     with pytest.raises(CheckpointError, match="neither a directory nor"):
         load_params(tmp_path / "notes.txt")
@@ -153,11 +153,11 @@ def test_no_permission():
         closed.chmod(0)
         with without_privileges():
             for write_to in (open_ / "x", closed / "x", open_ / "x" / "y"):
-                with pytest.raises(CheckpointError, match="no permission for"):
+                with pytest.raises(CheckpointError, match="no permission to access"):
                     save_params(params(), write_to)
-            with pytest.raises(CheckpointError, match="no permission for"):
+            with pytest.raises(CheckpointError, match="no permission to access"):
                 load_params(open_ / "unreadable")
-            with pytest.raises(CheckpointError, match="may not be seen"):
+            with pytest.raises(CheckpointError, match="you may not see it"):
                 load_params(closed / "x")
         closed.chmod(0o755)
         open_.chmod(0o755)

@@ -1,4 +1,4 @@
-"""augment: pictures change, wrist cameras do not move, the same key gives the same pictures."""
+"""augment: images change, wrist cameras do not move, the same key gives the same images."""
 
 import jax
 import numpy as np
@@ -6,7 +6,7 @@ import numpy as np
 from examples.pi0.augment import augment
 
 
-def pictures(batch: int = 6, size: int = 40) -> np.ndarray:
+def half_dark(batch: int = 6, size: int = 40) -> np.ndarray:
     """The left half dark, the right half light."""
     image = np.full((batch, size, size, 3), -0.6, np.float32)
     image[:, :, size // 2 :] = 0.2
@@ -19,10 +19,10 @@ def edges(images: np.ndarray) -> np.ndarray:
 
 
 def test_base_cameras_move_and_wrist_cameras_do_not():
-    given = {"base_0_rgb": pictures(), "left_wrist_0_rgb": pictures()}
+    given = {"base_0_rgb": half_dark(), "left_wrist_0_rgb": half_dark()}
     result = augment(jax.random.key(0), given)
     assert set(result) == set(given)
-    wanted = edges(pictures())
+    wanted = edges(half_dark())
     np.testing.assert_array_equal(edges(result["left_wrist_0_rgb"]), wanted)
     moved = (edges(result["base_0_rgb"]) != wanted).any(axis=1)
     assert moved.mean() > 0.5  # a small turn and a centred crop can leave an edge where it was
@@ -33,8 +33,8 @@ def test_base_cameras_move_and_wrist_cameras_do_not():
         assert len(set(means.round(4).tolist())) == len(means)  # each has its own colours
 
 
-def test_the_same_key_gives_the_same_pictures():
-    given = {"base_0_rgb": pictures(2)}
+def test_the_same_key_gives_the_same_half_dark():
+    given = {"base_0_rgb": half_dark(2)}
     first, again, other = (augment(jax.random.key(i), given)["base_0_rgb"] for i in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)

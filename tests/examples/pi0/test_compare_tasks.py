@@ -1,7 +1,6 @@
-"""The sampling command: one frame, one noise, several tasks; everything else kept equal."""
+"""The command: one frame, one noise, several tasks; everything else is kept equal."""
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 
@@ -13,32 +12,23 @@ import pytest
 import tyro
 from flax import nnx
 from PIL import Image
-from rich.console import Console
 
 from examples.comparison.cups import write_demo_dataset
 from examples.lerobot import LeRobotData
-from examples.lerobot.stats import Stats
-from examples.pi0 import compare_tasks as sample
-from examples.pi0.compare_tasks import Args, Chunks, load_model, plot, resolve_tasks, table
-from examples.pi0.model import GemmaConfig, Pi0, Pi0Config, SiglipConfig
+from examples.pi0 import compare_tasks
+from examples.pi0.beside import load_transform, save_transform
+from examples.pi0.compare_tasks import Args, find_config, load_model, own_prompts, resolve_tasks
+from examples.pi0.model import Pi0, Pi0Config
 from examples.pi0.tokenizer import Tokenizer, train_tokenizer
 from examples.pi0.transform import FrameTransform
 from taskcond import NULL_TASK, TaskVocabulary
 from taskcond.checkpoint import open_checkpoint, save_params
 from taskcond.trees import flatten, rebuild, to_dict
 from tests.support import FIXTURES
+from tests.support.golden import load_golden
+from tests.support.tiny_pi0 import ROBOT_CONFIG
 
-EXPERT = GemmaConfig(width=8, depth=1, mlp_dim=8, num_heads=1, num_kv_heads=1, head_dim=8)
-CONFIG = Pi0Config.small(
-    num_tasks=3,
-    action_dim=6,
-    action_horizon=4,
-    image_size=28,
-    paligemma=EXPERT,
-    action_expert=EXPERT,
-    siglip=SiglipConfig(width=8, depth=1, mlp_dim=8, num_heads=1, patch_size=14),
-    task_dropout_rate=0.1,
-)
+CONFIG = dataclasses.replace(ROBOT_CONFIG, task_dropout_rate=0.1)
 TASKS = TaskVocabulary(["reach cup 0", "reach cup 1", "reach cup 2"])
 
 
@@ -63,7 +53,7 @@ def run(tmp_path_factory):
     valued = rebuild(params, {k: {"value": v} for k, v in flatten(params).items()})
     path = run / "trained" / "1000" / "params"
     ocp.PyTreeCheckpointer().save(path, {"params": valued})
-    transform.save(run)
+    save_transform(transform, run)
     TASKS.save(run / "tasks.json")
     return run
 
@@ -82,7 +72,7 @@ def make_args(run, *tasks, **changes):
 
 @pytest.fixture(scope="module")
 def chunks(run):
-    return sample.run(make_args(run, "reach cup 0", "2", "none", "reach cup 0", frame=7))
+    return compare_tasks.run(make_args(run, "reach cup 0", "2", "none", "reach cup 0", frame=7))
 
 
 def test_tasks_differ_by_their_id_alone(chunks):
@@ -96,7 +86,7 @@ def test_tasks_differ_by_their_id_alone(chunks):
 def test_chunks_are_those_of_the_model_one_by_one(run, chunks):
     model = load_model(run / "released", CONFIG)
     data = LeRobotData(run / "demo", horizon=4)
-    transform = FrameTransform.load(run, run / "tiny.model")
+    transform = load_transform(run, run / "tiny.model")
     noise = jax.random.normal(jax.random.key(0), (4, 6))
     observation = transform.observe(data[7]).replace(task_id=np.int32(2))
     observation = jax.tree.map(jnp.asarray, observation)
@@ -107,10 +97,10 @@ def test_chunks_are_those_of_the_model_one_by_one(run, chunks):
     np.testing.assert_array_equal(chunks.recorded, data[7]["actions"])
 
 
-def test_the_plot_is_a_picture(run, chunks):
-    with Image.open(run / "plots" / "chunk.png") as picture:
-        assert picture.format == "PNG"
-        assert min(picture.size) > 300
+def test_the_plot_is_an_image(run, chunks):
+    with Image.open(run / "plots" / "chunk.png") as image:
+        assert image.format == "PNG"
+        assert min(image.size) > 300
 
 
 def test_both_checkpoint_layouts_are_the_same_model(run):
@@ -120,30 +110,26 @@ def test_both_checkpoint_layouts_are_the_same_model(run):
 
 
 def test_published_layouts_load_with_the_published_values():
-    with np.load(FIXTURES / "golden" / "pi05_tasks_f32.npz") as golden:
-        content = json.loads(str(golden["config"]))
-        params = {k.removeprefix("params/"): golden[k] for k in golden if k.startswith("params/")}
-    del content["num_steps"]
-    config = Pi0Config.from_dict(content)
+    golden = load_golden("pi05_tasks_f32")
     for layout in ("released", "trained"):
         path = FIXTURES / "checkpoints" / "pi05_tasks_tiny" / layout
-        model = load_model(path, config)
+        model = load_model(path, golden.config())
         loaded = flatten(nnx.state(model, nnx.Param))
-        assert loaded.keys() == params.keys()
+        assert loaded.keys() == golden.params.keys()
         for name, value in loaded.items():
-            np.testing.assert_array_equal(value, params[name])
+            np.testing.assert_array_equal(value, golden.params[name])
 
 
 def test_a_chunk_at_the_end_of_an_episode_is_compared_without_its_padding(run):
-    chunks = sample.run(make_args(run, "0", "1", frame=5))
+    chunks = compare_tasks.run(make_args(run, "0", "1", frame=5))
     assert chunks.recorded.shape == (1, 4)
     assert chunks.sampled.shape == (2, 4, 4)
     assert np.isfinite(chunks.errors).all()
 
 
 def test_own_prompts_change_the_text_too(run):
-    same = sample.run(make_args(run, "0", "1", frame=0))
-    own = sample.run(make_args(run, "0", "1", frame=0, own_prompts=True))
+    same = compare_tasks.run(make_args(run, "0", "1", frame=0))
+    own = compare_tasks.run(make_args(run, "0", "1", frame=0, own_prompts=True))
     np.testing.assert_allclose(same.sampled[0], own.sampled[0], rtol=1e-5)  # its own task
     assert np.abs(same.sampled[1] - own.sampled[1]).max() > 1e-5
 
@@ -153,21 +139,19 @@ def test_a_checkpoint_that_stands_alone_needs_a_config(run, tmp_path):
     shutil.copytree(run / "released" / "params", alone)
     args = make_args(run, "0", "1", checkpoint=alone)
     with pytest.raises(ValueError, match=r"nothing beside .*pass --config"):
-        sample.run(args)
+        compare_tasks.run(args)
     given = dataclasses.replace(
         args,
         config=str(run / "config.json"),
         cameras={"base_0_rgb": "observation.images.wrist"},
     )
-    beside = sample.run(dataclasses.replace(args, checkpoint=run / "released"))
-    np.testing.assert_allclose(sample.run(given).sampled, beside.sampled, rtol=1e-5)
+    beside = compare_tasks.run(dataclasses.replace(args, checkpoint=run / "released"))
+    np.testing.assert_allclose(compare_tasks.run(given).sampled, beside.sampled, rtol=1e-5)
 
 
 def test_named_sizes_take_their_tasks_from_the_checkpoint():
     path = FIXTURES / "checkpoints" / "pi05_tasks_tiny" / "released"
-    config, _ = sample._find_config(
-        Args(path, path, path, (), config="pi05"), open_checkpoint(path)
-    )
+    config, _ = find_config(Args(path, path, path, (), config="pi05"), open_checkpoint(path))
     assert config == Pi0Config(num_tasks=7)
 
 
@@ -175,17 +159,17 @@ def test_named_sizes_take_their_tasks_from_the_checkpoint():
     ("changes", "message"),
     [
         ({"tasks": ("reach cup 9", "0", "7")}, r"no tasks \['reach cup 9', '7'\].*reach cup 2"),
-        ({"tasks": ("0",)}, "two tasks or more"),
+        ({"tasks": ("0",)}, "needs two tasks or more"),
         ({"frame": 18}, "--frame 18 must be below 18"),
         ({"frame": -1}, "--frame -1"),
-        ({"cameras": {"base_0_rgb": "top"}}, "no picture of camera 'top'"),
+        ({"cameras": {"base_0_rgb": "top"}}, "the frame has no image of camera 'top'"),
         ({"cameras": {"top": "observation.images.wrist"}}, r"no cameras \['top'\]"),
         ({"tokenizer": Path("none.model")}, "gs://big_vision"),
     ],
 )
 def test_wrong_arguments_are_refused_with_what_is_right(run, changes, message):
     with pytest.raises((ValueError, KeyError, FileNotFoundError), match=message):
-        sample.run(dataclasses.replace(make_args(run, "0", "1"), **changes))
+        compare_tasks.run(dataclasses.replace(make_args(run, "0", "1"), **changes))
 
 
 def test_a_model_without_tasks_has_nothing_to_compare():
@@ -204,8 +188,8 @@ def test_tasks_are_named_numbered_or_none():
 
 
 def test_prompts_need_names():
-    with pytest.raises(ValueError, match="--own-prompts needs"):
-        sample._prompts([0, 1], None)
+    with pytest.raises(ValueError, match="--own-prompts needs them; write tasks.json"):
+        own_prompts([0, 1], None)
 
 
 def test_the_command_line_takes_several_tasks():
@@ -213,45 +197,3 @@ def test_the_command_line_takes_several_tasks():
     args = tyro.cli(Args, args=line.split())
     assert (args.tasks, args.frame) == (("x", "y"), 3)
     assert args.cameras == {"base_0_rgb": "top"}
-
-
-def make_chunks(dimensions):
-    """Tasks that are `i` ranges apart in dimension `i`; the last dimension never moves."""
-    high = np.linspace(1, 100, dimensions)
-    high[-1] = 0
-    stats = Stats(
-        mean=high / 2, std=high / 4, min=0 * high, max=high, q01=0 * high, q99=high, count=9
-    )
-    apart = np.arange(dimensions) * high
-    sampled = np.stack([np.zeros((5, dimensions)), np.tile(apart, (5, 1))])
-    return Chunks(("one", "two"), sampled, np.zeros((5, dimensions)), stats, fps=10.0)
-
-
-def test_of_many_dimensions_those_are_shown_in_which_tasks_differ():
-    assert make_chunks(20).shown.tolist() == list(range(7, 19))
-    assert make_chunks(5).shown.tolist() == [0, 1, 2, 3]
-
-
-def test_error_is_in_standard_deviations():
-    chunks = make_chunks(3)  # 1 moves by its range, which is 4 standard deviations; 0 not at all
-    np.testing.assert_allclose(chunks.errors, [0, np.sqrt((0 + 4**2) / 2)])
-
-
-def test_table_has_a_column_for_each_task():
-    text = _render(table(make_chunks(5), "title"))
-    for part in ("recorded", "one", "two", "apart", "226", "error"):
-        assert part in text
-
-
-def _render(renderable):
-    console = Console(width=100)
-    with console.capture() as capture:
-        console.print(renderable)
-    return capture.get()
-
-
-def test_plots_of_any_number_of_dimensions(tmp_path):
-    for dimensions in (2, 6, 20):
-        plot(make_chunks(dimensions), "title", tmp_path / "new" / f"{dimensions}.png")
-        with Image.open(tmp_path / "new" / f"{dimensions}.png") as picture:
-            assert picture.width > 800

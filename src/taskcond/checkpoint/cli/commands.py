@@ -1,369 +1,348 @@
-"""`python -m taskcond`: every checkpoint operation from the command line."""
+"""The commands: one dataclass each, whose fields are the arguments."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import io
 import json
-import os
-import re
-import sys
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import jax
-import numpy as np
+import jax.numpy as jnp
+import tyro
+from tyro.conf import Positional, UseAppendAction, arg
 
-from taskcond.checkpoint.combining.combine import combine_checkpoints
-from taskcond.checkpoint.inspect import diff_checkpoints, inspect_checkpoint
-from taskcond.checkpoint.merge_files import change_tasks, merge_checkpoint
-from taskcond.checkpoint.open import Checkpoint, is_table, open_checkpoint
+from taskcond.checkpoint.cli.progress import ByteProgress
+from taskcond.checkpoint.combining.combine import CombineReport, combine_checkpoints
+from taskcond.checkpoint.conditioning import find_table
+from taskcond.checkpoint.diff import Difference, diff_checkpoints
+from taskcond.checkpoint.inspect import Inspection, inspect_checkpoint
+from taskcond.checkpoint.merge_files import merge_checkpoint
+from taskcond.checkpoint.open import Checkpoint, open_checkpoint
 from taskcond.checkpoint.storage.errors import CheckpointError
+from taskcond.checkpoint.tasks import change_tasks
 from taskcond.data.vocabulary import TaskVocabulary
-from taskcond.merging.merge import MergeError
+from taskcond.ids import check_integer
+from taskcond.merging.report import MergeReport
+from taskcond.merging.tables import Start
+from taskcond.nn.fusion import get_fusion
 
 TABLE = "task_embeddings/embedding"
+"""The path of the task table that `merge` adds."""
+
+Source = Annotated[str, Positional, arg(metavar="SOURCE")]
+Out = Annotated[str, Positional, arg(metavar="OUT")]
+Target = dict[str, jax.ShapeDtypeStruct | jax.Array]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns 0, or 1 where it was refused. Wrong usage exits with 2."""
-    options = _parser().parse_args(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a task's name may have letters it cannot show
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        report = options.run(options)
-        print(json.dumps(_plain(report), indent=2) if options.json else report, flush=True)
-    except BrokenPipeError:  # whoever read it has seen enough, as `head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        _refuse(options, "interrupted; nothing was written")
-        return 130
-    except Exception as error:
-        return _refuse(options, _reason(error))
-    return 0
+@dataclasses.dataclass(frozen=True)
+class Inspect:
+    """Show what is in a checkpoint.
+
+    Example: python -m taskcond inspect runs/pi05/1000
+
+    Attributes:
+        path: The checkpoint.
+        quick: Do not read the arrays to look for NaN and Inf.
+        json: Print the report as JSON.
+    """
+
+    path: Source
+    quick: bool = False
+    json: bool = False
+
+    def run(self) -> Inspection:
+        """Runs the command."""
+        with ByteProgress("reading") as progress:
+            return inspect_checkpoint(self.path, values=not self.quick, progress=progress)
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, MergeError):
-        # What the library says in Python, in flags.
-        lines = [line for line in str(error).splitlines() if not line.startswith("to ")]
-        flags = [f"--keep '{re.escape(path)}'" for path in (*error.missing, *error.mismatched)]
-        flags += [f"--drop '{re.escape(path)}'" for path in (*error.unexpected, *error.mismatched)]
-        if flags:
-            lines.append(f"to accept this: {' '.join(flags)}")
-        if any(map(is_table, error.mismatched)):
-            lines.append("to remap task rows: --vocabulary, or --rows=0,2,-1 (-1 for a new task)")
-        return "\n".join(lines)
-    if isinstance(error, KeyError) and error.args:
-        return str(error.args[0])
-    expected = isinstance(error, (ValueError, TypeError, OSError, ImportError))
-    return str(error) if expected else f"{type(error).__name__}: {error}"
+@dataclasses.dataclass(frozen=True)
+class Diff:
+    """Show what differs between two checkpoints.
+
+    Example: python -m taskcond diff base/params tuned/params
+
+    Attributes:
+        first: A checkpoint.
+        second: Another checkpoint.
+        json: Print the report as JSON.
+    """
+
+    first: Source
+    second: Source
+    json: bool = False
+
+    def run(self) -> Difference:
+        """Runs the command."""
+        with ByteProgress("comparing") as progress:
+            return diff_checkpoints(self.first, self.second, progress=progress)
 
 
-def _refuse(options: argparse.Namespace, reason: str) -> int:
-    if options.json:
-        print(json.dumps({"error": reason}))
-    print(f"taskcond: {reason}", file=sys.stderr)
-    return 1
+@dataclasses.dataclass(frozen=True)
+class Merge:
+    """Write a checkpoint for a model with tasks from the weights of another model.
 
+    Example: python -m taskcond merge pi05_base/params pi05_50/params --num-tasks 50 --features 1024
 
-def _inspect(options: argparse.Namespace) -> Any:
-    with _Progress("reading") as progress:
-        return inspect_checkpoint(options.path, values=not options.quick, progress=progress)
+    Attributes:
+        source: The checkpoint that has the weights.
+        out: A new directory. For openpi it must end in params.
+        target: The new model: a checkpoint, or JSON of shapes and dtypes. By default it is the
+            source's model.
+        num_tasks: Add a task table of this height.
+        features: The width of the timestep embedding, for a new table.
+        vocabulary: The model's tasks: a JSON file, or a LeRobot dataset.
+        rows: The old row of each new one, or -1 for a new one: --rows=0,2,-1
+        new_rows: What new rows start from: zeros, mean, the number of an old row, or initial. The
+            last is how the fusion starts a fresh table, which for add is as nnx.Embed does.
+        seed: The seed of initial rows.
+        scale: The model's factor on task rows.
+        fusion: The model's fusion.
+        keep: A pattern of the model's leaves that the source may lack. May be repeated.
+        drop: A pattern of the source's leaves to leave out. May be repeated.
+        rename: PATTERN=PATH gives leaves of the source new paths. May be repeated.
+        dry_run: Check everything, print the report, and write nothing.
+        overwrite: Replace the checkpoint at OUT.
+        format: The format of the files to write.
+        json: Print the report as JSON.
+    """
 
+    source: Source
+    out: Out
+    target: str | None = None
+    num_tasks: int | None = None
+    features: int | None = None
+    vocabulary: str | None = None
+    rows: str | None = None
+    new_rows: str = "initial"
+    seed: int = 0
+    scale: float | None = None
+    fusion: str | None = None
+    keep: UseAppendAction[tuple[str, ...]] = ()
+    drop: UseAppendAction[tuple[str, ...]] = ()
+    rename: UseAppendAction[tuple[str, ...]] = ()
+    dry_run: bool = False
+    overwrite: bool = False
+    format: Literal["orbax", "safetensors"] = "orbax"
+    json: bool = False
 
-def _diff(options: argparse.Namespace) -> Any:
-    with _Progress("comparing") as progress:
-        return diff_checkpoints(options.first, options.second, progress=progress)
+    def run(self) -> MergeReport:
+        """Runs the command."""
+        source = open_checkpoint(self.source)
+        target = self._target(source)
+        table = find_table(target, "the model")
+        is_new = table is not None and table not in source.leaves
+        start: Start = int(self.new_rows) if self.new_rows.isdecimal() else self.new_rows
+        if table is not None and start == "initial":
+            init = get_fusion(self.fusion or "add").embedding_init
+            key = jax.random.key(self.seed)
+            target[table] = init(key, target[table].shape, target[table].dtype)
+            start = "target"
+        with ByteProgress("writing") as progress:
+            return merge_checkpoint(
+                self.source,
+                target,
+                self.out,
+                keep=(*self.keep, table) if is_new and table else self.keep,
+                drop=self.drop,
+                rename=dict(_pair(text) for text in self.rename),
+                task_rows=_rows(self.rows),
+                new_rows="target" if start == "initial" else start,
+                vocabulary=_vocabulary(self.vocabulary),
+                scale=self.scale,
+                fusion=self.fusion,
+                format=self.format,
+                overwrite=self.overwrite,
+                dry_run=self.dry_run,
+                progress=progress,
+            )
 
-
-def _merge(options: argparse.Namespace) -> Any:
-    source = open_checkpoint(options.source)
-    target = _target(options, source)
-    with _Progress("writing") as progress:
-        return merge_checkpoint(
-            options.source,
-            target,
-            options.out,
-            keep=options.keep,
-            drop=options.drop,
-            rename=dict(options.rename),
-            task_rows=options.rows,
-            new_rows=options.new_rows,
-            vocabulary=_vocabulary(options.vocabulary),
-            scale=options.scale,
-            fusion=options.fusion,
-            progress=progress,
-            **_output(options),
-        )
-
-
-def _tasks(options: argparse.Namespace) -> Any:
-    known = _vocabulary(options.source_vocabulary)
-    vocabulary = _vocabulary(options.vocabulary)
-    if options.add or options.remove:
-        vocabulary = _edited(options, vocabulary or known or _names(options.source))
-    with _Progress("writing") as progress:
-        return change_tasks(
-            options.source,
-            options.out,
-            vocabulary,
-            rows=options.rows,
-            new_rows=options.new_rows,
-            starts={name: start for name, start in options.add if start is not None},
-            source_vocabulary=known,
-            progress=progress,
-            **_output(options),
-        )
-
-
-def _combine(options: argparse.Namespace) -> Any:
-    with _Progress("writing") as progress:
-        return combine_checkpoints(
-            options.recipe, options.out, progress=progress, **_output(options)
-        )
-
-
-def _output(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("format", "overwrite", "dry_run")
-    return {name: getattr(options, name) for name in names}
-
-
-def _target(options: argparse.Namespace, source: Checkpoint) -> dict[str, Any]:
-    """The parameters of the new model: those of a file, or the source's and a task table."""
-    if options.target is not None:
-        target = _read_tree(options.target)
-    else:
-        target = {
-            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-            for path, leaf in source.leaves.items()
-        }
-    if options.num_tasks is not None:
-        old = target.get(TABLE)
-        features = options.features or (None if old is None else old.shape[-1])
-        if features is None:
+    def _target(self, source: Checkpoint) -> Target:
+        """Returns the parameters of the new model."""
+        target = _shapes(source) if self.target is None else _read_shapes(self.target)
+        if self.num_tasks is None:
+            return target
+        height = check_integer("--num-tasks", self.num_tasks, 1)
+        if self.features is not None:
+            features = check_integer("--features", self.features, 1)
+            width = get_fusion(self.fusion or "add").row_width(features)
+        elif TABLE in target:
+            width = target[TABLE].shape[-1]
+        else:
             raise CheckpointError(
                 "--num-tasks needs --features: the width of the timestep embedding (for π0 and "
                 "π0.5 that of the action expert, 1024)"
             )
-        target[TABLE] = jax.ShapeDtypeStruct((options.num_tasks, features), np.float32)
-    if TABLE in target and TABLE not in source.leaves:
-        options.keep = [*options.keep, TABLE]
-    if TABLE in target and options.new_rows == "normal":
-        shape = target[TABLE].shape
-        # As `nnx.Embed` and `TaskConditioner` start.
-        rows = np.random.default_rng(options.seed).standard_normal(shape) / np.sqrt(shape[1])
-        target[TABLE] = rows.astype(target[TABLE].dtype)
-        options.new_rows = "target"  # those of `target`
-    return target
+        return {**target, TABLE: jax.ShapeDtypeStruct((height, width), jnp.float32)}
 
 
-def _read_tree(path: str) -> dict[str, Any]:
-    """A model's parameters: from another checkpoint, or JSON `{path: {shape, dtype}}`."""
-    if not path.endswith(".json"):
-        tree = {name: (leaf.shape, leaf.dtype) for name, leaf in Checkpoint(path).leaves.items()}
-    else:
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            tree = {name: (tuple(x["shape"]), x["dtype"]) for name, x in content.items()}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+@dataclasses.dataclass(frozen=True)
+class Tasks:
+    """Write a checkpoint with more, fewer or reordered tasks.
+
+    Example: python -m taskcond tasks pi05_22/params pi05_23/params --add "turn on the radio=mean"
+
+    Attributes:
+        source: The checkpoint that has the weights.
+        out: A new directory. For openpi it must end in params.
+        vocabulary: The new tasks: a JSON file, or a LeRobot dataset.
+        source_vocabulary: The old tasks, if the checkpoint does not say.
+        rows: The old row of each new one, or -1 for a new one: --rows=0,2,-1
+        add: NAME or NAME=START adds a task; START is what its row starts from. May be repeated.
+        remove: The name of a task to remove. May be repeated.
+        new_rows: What new rows start from: the name of a task, zeros, mean, or the number of a row.
+        dry_run: Check everything, print the report, and write nothing.
+        overwrite: Replace the checkpoint at OUT.
+        format: The format of the files to write.
+        json: Print the report as JSON.
+    """
+
+    source: Source
+    out: Out
+    vocabulary: str | None = None
+    source_vocabulary: str | None = None
+    rows: str | None = None
+    add: UseAppendAction[tuple[str, ...]] = ()
+    remove: UseAppendAction[tuple[str, ...]] = ()
+    new_rows: str = "zeros"
+    dry_run: bool = False
+    overwrite: bool = False
+    format: Literal["orbax", "safetensors"] = "orbax"
+    json: bool = False
+
+    def run(self) -> MergeReport:
+        """Runs the command."""
+        known = _vocabulary(self.source_vocabulary)
+        vocabulary = _vocabulary(self.vocabulary)
+        added = dict(_addition(text) for text in self.add)
+        if self.add or self.remove:
+            vocabulary = self._edit(vocabulary or known or _names(self.source), list(added))
+        with ByteProgress("writing") as progress:
+            return change_tasks(
+                self.source,
+                self.out,
+                vocabulary,
+                rows=_rows(self.rows),
+                new_rows=self.new_rows,
+                starts={name: start for name, start in added.items() if start is not None},
+                source_vocabulary=known,
+                format=self.format,
+                overwrite=self.overwrite,
+                dry_run=self.dry_run,
+                progress=progress,
+            )
+
+    def _edit(self, vocabulary: TaskVocabulary, added: list[str]) -> TaskVocabulary:
+        if unknown := [name for name in self.remove if name not in vocabulary]:
             raise CheckpointError(
-                f'{path} is no tree of parameters, {{"path": {{"shape", "dtype"}}}}: {error}'
-            ) from error
-    return {name: jax.ShapeDtypeStruct(*leaf) for name, leaf in tree.items()}
+                f"there are no tasks {unknown} to remove; there are {[*vocabulary]}"
+            )
+        if twice := [name for name in added if name in vocabulary]:
+            raise CheckpointError(f"the tasks {twice} are there already; leave them out of --add")
+        kept = [name for name in vocabulary if name not in self.remove]
+        return TaskVocabulary([*kept, *added])
+
+
+@dataclasses.dataclass(frozen=True)
+class Combine:
+    """Combine several fine-tuned checkpoints into one.
+
+    Example: python -m taskcond combine recipe.toml combined/params
+
+    Attributes:
+        recipe: A recipe in TOML, or the recipe.json of an earlier result.
+        out: A new directory. For openpi it must end in params.
+        dry_run: Check everything except the values, print the report, and write nothing.
+        overwrite: Replace the checkpoint at OUT.
+        format: The format of the files to write.
+        json: Print the report as JSON.
+    """
+
+    recipe: Annotated[str, Positional, arg(metavar="RECIPE")]
+    out: Out
+    dry_run: bool = False
+    overwrite: bool = False
+    format: Literal["orbax", "safetensors"] = "orbax"
+    json: bool = False
+
+    def run(self) -> CombineReport:
+        """Runs the command."""
+        with ByteProgress("writing") as progress:
+            return combine_checkpoints(
+                self.recipe,
+                self.out,
+                format=self.format,
+                overwrite=self.overwrite,
+                dry_run=self.dry_run,
+                progress=progress,
+            )
+
+
+Command = (
+    Annotated[Inspect, tyro.conf.subcommand("inspect")]
+    | Annotated[Diff, tyro.conf.subcommand("diff")]
+    | Annotated[Merge, tyro.conf.subcommand("merge")]
+    | Annotated[Tasks, tyro.conf.subcommand("tasks")]
+    | Annotated[Combine, tyro.conf.subcommand("combine")]
+)
+
+
+def _shapes(checkpoint: Checkpoint) -> Target:
+    return {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        for path, leaf in checkpoint.leaves.items()
+    }
+
+
+def _read_shapes(path: str) -> Target:
+    """Reads a model's parameters from another checkpoint, or JSON `{path: {shape, dtype}}`."""
+    if not path.endswith(".json"):
+        return _shapes(Checkpoint(path))
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        return {
+            name: jax.ShapeDtypeStruct(tuple(leaf["shape"]), leaf["dtype"])
+            for name, leaf in content.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f'{path} is not a tree of parameters, {{"path": {{"shape", "dtype"}}}}: {error}'
+        ) from error
 
 
 def _vocabulary(path: str | None) -> TaskVocabulary | None:
-    """From a JSON file, or from a LeRobot dataset."""
+    """Reads a vocabulary from a JSON file or a LeRobot dataset."""
     if path is None:
         return None
     return (TaskVocabulary.from_lerobot if Path(path).is_dir() else TaskVocabulary.load)(path)
 
 
 def _names(source: str) -> TaskVocabulary:
-    about = open_checkpoint(source).conditioning
-    if about is None or about.vocabulary is None:
+    conditioning = open_checkpoint(source).conditioning
+    if conditioning is None or conditioning.vocabulary is None:
         raise CheckpointError(f"{source} does not name its tasks; pass --source-vocabulary")
-    return about.vocabulary
+    return conditioning.vocabulary
 
 
-def _edited(options: argparse.Namespace, vocabulary: TaskVocabulary) -> TaskVocabulary:
-    unknown = [name for name in options.remove if name not in vocabulary]
-    if unknown:
-        raise CheckpointError(f"there are no tasks {unknown} to remove; there are {[*vocabulary]}")
-    twice = [name for name, _ in options.add if name in vocabulary]
-    if twice:
-        raise CheckpointError(f"the tasks {twice} are there already")
-    kept = [name for name in vocabulary if name not in options.remove]
-    return TaskVocabulary([*kept, *(name for name, _ in options.add)])
-
-
-def _plain(report: Any) -> dict[str, Any]:
-    content = dataclasses.asdict(report)
-    # JSON has no NaN and no infinity.
-    return json.loads(json.dumps(content, default=str), parse_constant=lambda name: name)
-
-
-class _Progress:
-    """Bytes, share and speed on stderr, where the work is long: on one line, or in a log."""
-
-    def __init__(self, verb: str):
-        self._verb = verb
-        self._pause, self._end = (0.5, "\r") if sys.stderr.isatty() else (10.0, "\n")
-        self._start = self._shown = time.monotonic()
-        self._wrote = False
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._shown < self._pause:
-            return
-        self._shown, self._wrote = now, True
-        speed = done / (now - self._start)
-        text = (
-            f"{self._verb} {done / 1e9:.2f} of {total / 1e9:.2f} GB ({100 * done / total:.0f} %), "
-            f"{speed / 1e6:.0f} MB/s, {(total - done) / speed:.0f} s left "
-        )
-        print(text, end=self._end, file=sys.stderr, flush=True)
-
-    def __exit__(self, *_: object) -> None:
-        if self._wrote and self._end == "\r":
-            print(file=sys.stderr)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m taskcond",
-        description="Inspect, compare, merge, grow and combine checkpoints of policies with tasks.",
-        epilog="Exit code: 0 done, 1 refused (the reason is on stderr), 2 wrong usage.",
-    )
-    commands = parser.add_subparsers(required=True, metavar="command")
-    inspect = _command(commands, "inspect", _inspect, "what is in a checkpoint", "runs/pi05/1000")
-    inspect.add_argument("path")
-    inspect.add_argument("--quick", action="store_true", help="do not look for NaN and Inf")
-
-    diff = _command(commands, "diff", _diff, "what differs between two", "base/params tuned/params")
-    diff.add_argument("first")
-    diff.add_argument("second")
-
-    merge = _command(
-        commands,
-        "merge",
-        _merge,
-        "a checkpoint's weights for a model with tasks",
-        "pi05_base/params pi05_50/params --num-tasks 50 --features 1024",
-    )
-    merge.add_argument("source")
-    merge.add_argument("out", help="a new directory; for openpi, one that ends in params")
-    merge.add_argument("--target", help="the new model: a checkpoint, or JSON of shapes and dtypes")
-    merge.add_argument("--num-tasks", type=_positive, help="add a task table of this height")
-    merge.add_argument(
-        "--features", type=_positive, help="its width: that of the timestep embedding"
-    )
-    merge.add_argument("--vocabulary", help="the model's tasks: JSON, or a LeRobot dataset")
-    merge.add_argument(
-        "--rows", type=_rows, help="old row of each new one, -1 for new: --rows=0,2,-1"
-    )
-    merge.add_argument(
-        "--new-rows",
-        type=_start,
-        default="normal",
-        help="what new task rows are: zeros, mean, an old row, or (a new table) normal",
-    )
-    merge.add_argument("--seed", type=int, default=0, help="for --new-rows normal")
-    merge.add_argument("--scale", type=float, help="the model's factor on task rows")
-    merge.add_argument("--fusion", help="how task rows enter the model")
-    merge.add_argument("--keep", action="append", default=[], help="model leaves to keep (regex)")
-    merge.add_argument("--drop", action="append", default=[], help="leaves to leave out (regex)")
-    merge.add_argument(
-        "--rename", action="append", type=_pair, default=[], metavar="PATTERN=PATH", help="(regex)"
-    )
-    _add_output(merge)
-
-    tasks = _command(
-        commands,
-        "tasks",
-        _tasks,
-        "add, remove or reorder tasks",
-        'pi05_22/params pi05_23/params --add "turn on the radio=pick up the radio"',
-    )
-    tasks.add_argument("source")
-    tasks.add_argument("out")
-    tasks.add_argument("--vocabulary", help="the new tasks: JSON, or a LeRobot dataset")
-    tasks.add_argument("--source-vocabulary", help="the old ones, if the checkpoint does not say")
-    tasks.add_argument(
-        "--rows", type=_rows, help="old row of each new one, -1 for new: --rows=0,2,-1"
-    )
-    tasks.add_argument(
-        "--add", action="append", type=_addition, default=[], metavar="NAME[=START]",
-        help="a task more, and what its row starts from",
-    )  # fmt: skip
-    tasks.add_argument("--remove", action="append", default=[], metavar="NAME")
-    tasks.add_argument(
-        "--new-rows", default="zeros", help="what new rows are: a task's name, zeros, mean, a row"
-    )
-    _add_output(tasks)
-
-    combine = _command(
-        commands,
-        "combine",
-        _combine,
-        "several fine-tuned checkpoints into one",
-        "recipe.toml combined/params",
-    )
-    combine.add_argument("recipe", help="TOML, or the recipe.json of an earlier result")
-    combine.add_argument("out")
-    _add_output(combine)
-    return parser
-
-
-def _command(
-    commands: Any, name: str, run: Callable[[Any], Any], about: str, example: str
-) -> argparse.ArgumentParser:
-    command = commands.add_parser(
-        name,
-        help=about,
-        description=f"{about[0].upper()}{about[1:]}.",
-        epilog=f"Example: python -m taskcond {name} {example}",
-    )
-    command.add_argument("--json", action="store_true", help="print the report as JSON")
-    command.set_defaults(run=run)
-    return command
-
-
-def _add_output(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--dry-run", action="store_true", help="print the report, write nothing")
-    command.add_argument("--overwrite", action="store_true", help="replace the checkpoint at OUT")
-    command.add_argument("--format", choices=("orbax", "safetensors"), default="orbax")
-
-
-def _rows(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
-
-
-def _start(text: str) -> str | int:
-    return int(text) if text.isdecimal() else text
+def _rows(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise CheckpointError(
+            f"--rows is {text!r}, but must be numbers separated by commas: --rows=0,2,-1"
+        ) from None
 
 
 def _pair(text: str) -> tuple[str, str]:
     pattern, separator, path = text.partition("=")
     if not separator:
-        raise argparse.ArgumentTypeError(f"{text!r} is not PATTERN=PATH")
+        raise CheckpointError(f"--rename is {text!r}, but must be PATTERN=PATH")
     return pattern, path
 
 
 def _addition(text: str) -> tuple[str, str | None]:
     name, separator, start = text.rpartition("=")
     return (name, start) if separator else (text, None)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return int(text)

@@ -1,1 +1,1 @@
-"""Several specialists become one checkpoint."""
+"""Several specialists become one checkpoint: recipe, methods and checks."""

@@ -1,4 +1,4 @@
-"""What specialists must have in common before their weights are combined."""
+"""Checks that specialists have enough in common for their weights to be combined."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from taskcond.checkpoint.open import Checkpoint, is_table
+from taskcond.checkpoint.combining.inputs import Input
+from taskcond.checkpoint.open import Checkpoint
+from taskcond.checkpoint.storage.boxes import Box, largest_run, whole
 from taskcond.checkpoint.storage.errors import CheckpointError
-from taskcond.checkpoint.storage.leaf import Box, piece_shape
-from taskcond.merging.merge import MergeError, plan_merge
+from taskcond.merging.plan import MergeRules, plan_merge
+from taskcond.merging.report import MergeError
+from taskcond.merging.tables import is_table
 
-SAMPLE_BYTES = 1 << 18  # of each leaf
-MIN_COSINE = 0.5  # fine-tunes of one base are close to 1, unrelated weights to 0
+_SAMPLE_BYTES = 1 << 18  # compared of each leaf
+_MIN_COSINE = 0.5  # it is close to 1 for fine-tunes of one base, and to 0 for unrelated weights
 
 
-def check_same_leaves(first: Any, others: Sequence[Any]) -> None:
-    """Raises `CheckpointError` unless all have the same leaves, but for the task table."""
+def check_same_leaves(first: Input, others: Sequence[Input]) -> None:
+    """Raises `CheckpointError` unless all inputs have the same leaves beside the task table."""
     problems = []
     for other in others:
         wanted, found = (
@@ -27,20 +30,18 @@ def check_same_leaves(first: Any, others: Sequence[Any]) -> None:
             for one in (first, other)
         )
         try:
-            plan_merge(wanted, found)
+            plan_merge(wanted, found, MergeRules())
         except MergeError as error:
-            lines = str(error).splitlines()[1:]
-            advice = next((i for i, x in enumerate(lines) if x.startswith("to accept")), len(lines))
-            problems.append("\n".join([f"{other.path} against {first.path}:", *lines[:advice]]))
+            problems.append(f"{other.path} against {first.path}:\n{error.problems.details()}")
     if problems:
-        raise CheckpointError("these are not of one model:\n" + "\n".join(problems))
+        raise CheckpointError("these checkpoints are not of one model:\n" + "\n".join(problems))
 
 
-def check_alike(reference: Any, others: Sequence[Any]) -> None:
-    """Raises `CheckpointError` where weights have nothing to do with those of the reference.
+def check_alike(reference: Input, others: Sequence[Input]) -> None:
+    """Raises `CheckpointError` if weights have nothing to do with those of the reference.
 
-    Fine-tuning changes weights by a little. Of each matrix the beginning is compared; the measure
-    is the mean cosine similarity.
+    Fine-tuning changes weights only a little. The beginning of each matrix is compared, by the
+    mean cosine similarity.
     """
     leaves = reference.leaves.items()
     matrices = [path for path, leaf in leaves if len(leaf.shape) > 1 and not is_table(path)]
@@ -54,18 +55,19 @@ def check_alike(reference: Any, others: Sequence[Any]) -> None:
             if norm > 0 and np.isfinite(norm):
                 cosines[other.path].append(float(np.vdot(value, expected) / norm))
     means = {path: float(np.mean(x)) for path, x in cosines.items() if x}
-    strange = {path: round(mean, 3) for path, mean in means.items() if mean < MIN_COSINE}
+    strange = {path: round(mean, 3) for path, mean in means.items() if mean < _MIN_COSINE}
     if strange:
         raise CheckpointError(
             f"not fine-tuned from the base of {reference.path}, as the cosine similarity of their "
-            f"weights shows: {strange}. Combining them would give noise; check_base=False insists"
+            f"weights shows: {strange}. Combining them would give noise; check_base=False does it "
+            "all the same"
         )
 
 
 def check_norm_stats(checkpoints: Sequence[Checkpoint]) -> None:
-    """Raises `CheckpointError` where the files of normalization statistics differ.
+    """Raises `CheckpointError` if the files of normalization statistics differ.
 
-    Each specialist's weights expect inputs and give outputs in its own units.
+    The weights of each specialist expect inputs and give outputs in its own units.
     """
     stats = {checkpoint.path: _norm_stats(checkpoint.root) for checkpoint in checkpoints}
     known = {path: x for path, x in stats.items() if x is not None}
@@ -75,14 +77,14 @@ def check_norm_stats(checkpoints: Sequence[Checkpoint]) -> None:
         raise CheckpointError(
             f"trained with other normalization statistics than {next(iter(known))}: {different}. "
             "Their weights expect inputs in other units; fine-tune them with shared statistics, "
-            "or insist with check_norm_stats=False"
+            "or use check_norm_stats=False to combine them all the same"
         )
 
 
 def _norm_stats(root: epath.Path) -> Any:
-    """From beside the parameters, or from the step's `assets`."""
+    """Reads the statistics beside the parameters, or in the step's `assets`."""
     folder = root if root.is_dir() else root.parent
-    # An asset is called as its dataset is: "droid", "owner/droid".
+    # An asset has the name of its dataset, such as "droid" or "owner/droid".
     patterns = ("*/norm_stats.json", "*/*/norm_stats.json")
     found = [file for p in patterns for file in sorted((folder.parent / "assets").glob(p))]
     found += [place / "norm_stats.json" for place in (folder, folder.parent)]
@@ -93,7 +95,6 @@ def _norm_stats(root: epath.Path) -> Any:
         raise CheckpointError(f"{files} cannot be read: {error}") from error
 
 
-def _beginning(source: Any, path: str) -> Box:
+def _beginning(source: Input, path: str) -> Box:
     leaf = source.leaves[path]
-    shape = piece_shape(leaf.shape, leaf.dtype.itemsize, SAMPLE_BYTES)
-    return tuple(slice(0, n) for n in shape)
+    return whole(largest_run(leaf.shape, leaf.dtype.itemsize, _SAMPLE_BYTES))

@@ -1,6 +1,6 @@
-"""Several fine-tuned weights into one: the arithmetic, on pieces of leaves.
+"""The arithmetic that makes one array of several fine-tuned ones.
 
-Every function takes arrays of one shape, computes in float32 (float64 for float64), and knows
+Every function takes arrays of one shape, computes in float32 (in float64 for float64), and knows
 nothing of files.
 """
 
@@ -15,28 +15,30 @@ import numpy as np
 from jaxtyping import Float, Shaped, UInt64
 
 METHODS = ("mean", "task_arithmetic", "ties", "dare")
+NEEDS_BASE = METHODS[1:]
 DENSITY = {"ties": 0.2, "dare": 0.1}
-"""What each paper recommends to keep."""
+"""The share of differences to keep that each paper recommends."""
 
 
 def weighted_mean(
     values: Sequence[Shaped[np.ndarray, "*n"]], weights: Sequence[float]
 ) -> Float[np.ndarray, "*n"]:
-    """The mean of fine-tuned weights: a model soup.
+    """Returns the mean of fine-tuned weights, a model soup.
 
-    Wortsman et al., "Model soups", 2022, https://arxiv.org/abs/2203.05482. Where all values are
-    equal, the result is exactly that.
+    If all values are equal, the result is exactly that value.
+
+    Source: Wortsman et al., "Model soups", 2022, https://arxiv.org/abs/2203.05482.
 
     Args:
         values: One array for each model.
-        weights: One for each model; they are divided by their sum, which must not be zero.
+        weights: One weight for each model; they are divided by their sum, which must not be zero.
 
     >>> weighted_mean([np.zeros(2), np.ones(2)], [1.0, 3.0]).tolist()
     [0.75, 0.75]
     """
     first, *others = map(_wide, values)
     shares = np.divide(weights, sum(weights))
-    # As differences from the first: (a + a + a) / 3 is not always a.
+    # Differences from the first array are averaged, because (a + a + a) / 3 is not always a.
     return first + _sum([x - first for x in others], shares[1:]) if others else first
 
 
@@ -46,10 +48,12 @@ def task_arithmetic(
     weights: Sequence[float],
     scale: float,
 ) -> Float[np.ndarray, "*n"]:
-    """`base + scale * sum(weight * (value - base))`.
+    """Returns `base + scale * sum(weight * (value - base))`.
 
-    Ilharco et al., "Editing models with task arithmetic", 2023, https://arxiv.org/abs/2212.04089.
     A negative weight makes the result unlearn a task.
+
+    Source: Ilharco et al., "Editing models with task arithmetic", 2023,
+    https://arxiv.org/abs/2212.04089.
 
     >>> task_arithmetic(np.ones(1), [np.full(1, 3.0), np.full(1, 0.0)], [1.0, 1.0], 0.5).tolist()
     [1.5]
@@ -65,14 +69,14 @@ def ties(
     scale: float,
     thresholds: Sequence[float],
 ) -> Float[np.ndarray, "*n"]:
-    """Trims small differences, elects a sign for each entry, and averages those that have it.
+    """Trims small differences, elects a sign for each entry, and averages those with that sign.
 
-    Yadav et al., "TIES-Merging", 2023, https://arxiv.org/abs/2306.01708.
+    Source: Yadav et al., "TIES-Merging", 2023, https://arxiv.org/abs/2306.01708.
 
     Args:
-        base: What the models were fine-tuned from.
+        base: The weights that the models were fine-tuned from.
         values: One array for each model.
-        weights: One for each model, none negative, for election and average.
+        weights: One weight for each model, none negative, for the election and the average.
         scale: Factor on the result, the paper's lambda.
         thresholds: For each model the smallest magnitude that is kept; see
             `magnitude_threshold`.
@@ -105,18 +109,18 @@ def dare(
     index: UInt64[np.ndarray, "*n"],
     keys: Sequence[int],
 ) -> Float[np.ndarray, "*n"]:
-    """Task arithmetic on differences most of which are dropped at random, the rest scaled up.
+    """Drops most differences at random, scales up the rest, and does task arithmetic on them.
 
-    Yu et al., "Language models are super Mario", 2024, https://arxiv.org/abs/2311.03099.
+    Source: Yu et al., "Language models are super Mario", 2024, https://arxiv.org/abs/2311.03099.
 
     Args:
-        base: What the models were fine-tuned from.
+        base: The weights that the models were fine-tuned from.
         values: One array for each model.
-        weights: One for each model.
+        weights: One weight for each model.
         scale: Factor on the sum.
         density: Share of the entries that is kept.
-        index: The position of each entry in its leaf. What is dropped depends on it and the key
-            alone, so that it does not matter how a leaf is cut into pieces.
+        index: The position of each entry in its leaf. Only the position and the key decide what is
+            dropped, so that the result does not depend on how a leaf is cut into pieces.
         keys: A key for each model; see `leaf_key`.
     """
     wide = _wide(base)
@@ -128,7 +132,7 @@ def dare(
 
 
 def leaf_key(seed: int, path: str, model: int) -> int:
-    """A key for one leaf of one model, the same on every machine.
+    """Returns a key for one leaf of one model, the same on every machine.
 
     >>> leaf_key(0, "dense/kernel", 1) == leaf_key(0, "dense/kernel", 1)
     True
@@ -140,13 +144,14 @@ def leaf_key(seed: int, path: str, model: int) -> int:
 def magnitude_threshold(
     pieces: Callable[[], Iterable[Shaped[np.ndarray, "..."]]], density: float
 ) -> float:
-    """The magnitude that `density` of the entries reach: exact in float32, without holding them.
+    """Returns the smallest magnitude among the largest `density` share of the entries.
 
-    The bits of non-negative floats are ordered as the floats are. So a histogram of their upper
-    halves finds the upper half of the threshold, and one of the lower halves the rest.
+    It is exact in float32, and needs no memory for the entries. The bits of non-negative floats are
+    ordered as the floats are. So a histogram of their upper halves finds the upper half of the
+    threshold, and a histogram of their lower halves finds the rest.
 
     Args:
-        pieces: Gives the entries, in any order; is called twice.
+        pieces: Gives the entries, in any order; it is called twice.
         density: Share in `(0, 1]`; at least one entry is kept.
 
     >>> magnitude_threshold(lambda: [np.array([1.0, -4.0]), np.array([3.0, 2.0])], 0.5)
@@ -165,12 +170,12 @@ def magnitude_threshold(
 
 
 def difference(value: np.ndarray, base: np.ndarray) -> np.ndarray:
-    """What fine-tuning changed, as the methods see it."""
+    """Returns what fine-tuning changed, in the dtype of the arithmetic."""
     return _wide(value) - _wide(base)
 
 
 def _descend(histogram: np.ndarray, rank: int) -> tuple[int, int]:
-    """The bin of the `rank`-th largest entry, and its rank within."""
+    """Returns the bin of the `rank`-th largest entry, and the rank of that entry in its bin."""
     above = np.cumsum(histogram[::-1])
     steps = int(np.searchsorted(above, rank))
     place = len(histogram) - 1 - steps
@@ -191,7 +196,7 @@ def _sum(changes: Sequence[np.ndarray], weights: Any) -> np.ndarray:
 
 
 def _hash(index: np.ndarray) -> np.ndarray:
-    """Splitmix64: 64 uniform bits for each number."""
+    """Returns 64 uniform bits for each number (splitmix64)."""
     with np.errstate(over="ignore"):
         x = index * np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,1 +1,1 @@
-"""Files that hold arrays; knows nothing of tasks."""
+"""Files that hold arrays: formats and atomic writing. Storage knows nothing of tasks."""

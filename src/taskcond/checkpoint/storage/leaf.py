@@ -1,33 +1,45 @@
-"""How a leaf is cut into pieces, so that no operation ever holds a whole one.
+"""A leaf: an array in a file, which is read and written in pieces.
 
-Pieces are runs of the flattened array, in order. So they are the same however a leaf is stored, and
-what a piece has in common with a chunk is a run of that chunk: a chunk can be decoded from its
-beginning to its end, whatever its size.
+No operation ever holds a whole leaf. Pieces are consecutive runs of the flattened array. They are
+therefore the same however a leaf is stored, and the part of a piece that lies in a chunk is a run
+of that chunk. So a chunk can be decoded from its beginning to its end, whatever its size.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import itertools
 import math
-import queue
-import threading
-from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Shaped
+
+from taskcond.checkpoint.storage.boxes import (
+    Box,
+    Shape,
+    box_shape,
+    grid,
+    largest_run,
+    overlap,
+    relative,
+    whole,
+)
 
 PIECE_BYTES = (4 << 20) - 1
-"""Upper bound of a piece; also of the chunks that we write.
+"""The upper bound of a piece's size, and of the chunks that we write.
 
-From 4 MiB on, NumPy asks for huge pages, and waits for the kernel to clear them.
+From 4 MiB on, NumPy asks for huge pages, and waits until the kernel has cleared them.
 """
 
-Shape = tuple[int, ...]
-Box = tuple[slice, ...]
-T = TypeVar("T")
+StrPath = str | os.PathLike[str]
+
+Progress = Callable[[int, int], None]
+"""A function that is called with the number of bytes done and the total number of bytes."""
+
+Piece = tuple[Box, Shaped[np.ndarray, "..."]]
+"""A part of a leaf: where it lies, and its values."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,198 +47,111 @@ class Leaf:
     """An array in a file.
 
     Attributes:
-        shape: Its shape.
+        shape: Shape of the array.
         dtype: Its dtype, NumPy's or one of `ml_dtypes`.
-        chunk: Shape of the chunks that it is stored in.
+        chunk: Shape of the chunks that the array is stored in.
     """
 
     shape: Shape
     dtype: np.dtype[Any]
     chunk: Shape
 
+    @classmethod
+    def of(cls, array: Any) -> Leaf:
+        """Returns the leaf that we write for an array in memory."""
+        dtype = np.dtype(array.dtype).newbyteorder("=")
+        return cls(tuple(array.shape), dtype, tuple(array.shape)).rechunked()
+
     @property
     def nbytes(self) -> int:
-        """Size of the decoded array in bytes."""
+        """The size of the decoded array in bytes."""
         return self.size * self.dtype.itemsize
 
     @property
     def size(self) -> int:
-        """Number of entries."""
+        """The number of entries."""
         return math.prod(self.shape)
 
     @property
-    def piece(self) -> Shape:
-        """Shape of the pieces that `boxes` cuts."""
-        return piece_shape(self.shape, self.dtype.itemsize)
+    def spec(self) -> str:
+        """Shape and dtype in words."""
+        return f"{list(self.shape)} {self.dtype}"
 
-    def boxes(self) -> Iterator[Box]:
-        """The pieces, in order; none where there are no entries.
+    @property
+    def has_small_chunks(self) -> bool:
+        """Tells whether a chunk is no larger than a piece."""
+        return math.prod(self.chunk) * self.dtype.itemsize <= PIECE_BYTES
+
+    def pieces(self) -> Iterator[Box]:
+        """Yields where the pieces lie, in order; nothing if the array has no entries.
 
         >>> leaf = Leaf((4, 3), np.dtype("float32"), (2, 3))
-        >>> list(leaf.boxes())
+        >>> list(leaf.pieces())
         [(slice(0, 4, None), slice(0, 3, None))]
         """
-        return grid(tuple(slice(0, n) for n in self.shape), self.piece)
+        return grid(whole(self.shape), piece_shape(self.shape, self.dtype.itemsize))
 
     def chunks(self) -> Iterator[Box]:
-        """The chunks, in order."""
-        return grid(tuple(slice(0, n) for n in self.shape), self.chunk)
+        """Yields where the chunks lie, in order."""
+        return grid(whole(self.shape), self.chunk)
 
-    def chunked(self, dtype: np.dtype[Any] | None = None) -> Leaf:
-        """How we write it: in chunks that are pieces, both before and after a cast to `dtype`."""
+    def rechunked(self, dtype: np.dtype[Any] | None = None) -> Leaf:
+        """Returns the leaf as we write it: its chunks are pieces before and after a cast."""
         dtype = self.dtype if dtype is None else np.dtype(dtype)
         itemsize = max(self.dtype.itemsize, dtype.itemsize)
         return Leaf(self.shape, dtype, piece_shape(self.shape, itemsize))
 
 
-def piece_shape(shape: Shape, itemsize: int, limit: int | None = None) -> Shape:
-    """The largest part of an array that is contiguous in C order and has at most `limit` bytes.
+@runtime_checkable
+class Leaves(Protocol):
+    """A source whose leaves can be read in pieces."""
 
-    >>> piece_shape((100, 1 << 20), 4, 32 << 20)
-    (8, 1048576)
-    """
-    limit = PIECE_BYTES if limit is None else limit
-    piece = list(shape)
-    for axis, length in enumerate(piece):
-        rest = math.prod(piece[axis + 1 :]) * itemsize
-        if length * rest <= limit:
-            break
-        piece[axis] = max(1, limit // rest)
-        if piece[axis] > 1:
-            break
-    return tuple(piece)
+    @property
+    def leaves(self) -> Mapping[str, Leaf]:
+        """The leaves by path."""
+        ...
+
+    def read(self, path: str, box: Box) -> Shaped[np.ndarray, "..."]:
+        """Reads a part of a leaf."""
+        ...
 
 
-def box_shape(box: Box) -> Shape:
-    """The shape of what a box cuts out."""
-    return tuple(part.stop - part.start for part in box)
+def piece_shape(shape: Shape, itemsize: int) -> Shape:
+    """Returns the shape of the pieces of an array."""
+    return largest_run(shape, itemsize, PIECE_BYTES)
 
 
-def overlap(box: Box, piece: Box) -> Box | None:
-    """What two boxes have in common; `None` where that is nothing."""
-    common = tuple(
-        slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(box, piece, strict=True)
-    )
-    return common if all(part.start < part.stop for part in common) else None
+def read_pieces(source: Leaves, path: str) -> Iterator[Piece]:
+    """Yields the pieces of a leaf, in order."""
+    for box in source.leaves[path].pieces():
+        yield box, source.read(path, box)
 
 
-def relative(box: Box, origin: Box) -> Box:
-    """A box in the coordinates of another one."""
-    return tuple(
-        slice(a.start - b.start, a.stop - b.start) for a, b in zip(box, origin, strict=True)
-    )
+def read_leaf(source: Leaves, path: str, box: Box | None = None) -> Shaped[np.ndarray, "..."]:
+    """Reads a leaf, or a part of it, into one array. Needs at most one piece of extra memory."""
+    leaf = source.leaves[path]
+    box = whole(leaf.shape) if box is None else box
+    value = np.empty(box_shape(box), leaf.dtype)
+    if not value.size:
+        return value
+    # A chunk can only be decoded from its beginning. A box that begins or ends inside a chunk is
+    # therefore cut from the pieces of the whole leaf.
+    aligned = _is_aligned(box, leaf)
+    pieces = grid(box, piece_shape(box_shape(box), leaf.dtype.itemsize))
+    for piece in pieces if aligned else leaf.pieces():
+        common = overlap(box, piece)
+        if common is not None:
+            value[relative(common, box)] = source.read(path, piece)[relative(common, piece)]
+    return value
 
 
-def flat_index(box: Box, shape: Shape) -> int:
-    """Where the box begins in the flattened array."""
-    index = 0
-    for part, length in zip(box, shape, strict=True):
-        index = index * length + part.start
-    return index
+def as_bytes(array: np.ndarray) -> memoryview:
+    """Returns the memory of a contiguous array."""
+    flat: Any = array.reshape(-1).view(np.uint8)  # NumPy's type stubs lack the buffer protocol
+    return memoryview(flat)
 
 
-def flat_indices(box: Box, shape: Shape) -> np.ndarray:
-    """Where each entry of a box is in the flattened array, as uint64.
-
-    >>> flat_indices((slice(1, 2), slice(0, 3)), (2, 3)).tolist()
-    [[3, 4, 5]]
-    """
-    index = np.zeros((), np.uint64)
-    for part, length in zip(box, shape, strict=True):
-        steps = np.arange(part.start, part.stop, dtype=np.uint64)
-        index = index[..., None] * np.uint64(length) + steps
-    return index
-
-
-def is_contiguous(box: Box, shape: Shape) -> bool:
-    """Whether the box is one run of the flattened array."""
-    lengths = box_shape(box)
-    first = next((axis for axis, n in enumerate(lengths) if n > 1), len(shape))
-    return lengths[first + 1 :] == shape[first + 1 :]
-
-
-def as_bytes(value: Any) -> memoryview:
-    """The memory of a contiguous array."""
-    return memoryview(value.reshape(-1).view(np.uint8))
-
-
-def prefetch(items: Iterable[T]) -> Generator[T, None, None]:
-    """The same items, in order, made in a thread that is a few ahead."""
-    return concurrently([items], 1)
-
-
-def concurrently(
-    parts: Iterable[Iterable[T]], workers: int, ahead: int = 2
-) -> Generator[T, None, None]:
-    """The items of all parts, each part in order, several parts at a time.
-
-    A generator; close it, or its threads wait for somebody to take what they made.
-
-    Args:
-        parts: What to go through; each one by a single thread.
-        workers: Number of threads.
-        ahead: How many items may wait for being used, beside those that are being made.
-
-    >>> sorted(concurrently([[1, 2], [3]], workers=2))
-    [1, 2, 3]
-    """
-    todo: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    made: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    room, stopped = threading.Semaphore(ahead), threading.Event()
-    for part in parts:
-        todo.put(part)
-
-    def work() -> None:
-        with contextlib.suppress(queue.Empty):
-            while True:
-                for item in todo.get_nowait():
-                    made.put((None, item))
-                    room.acquire()
-                    if stopped.is_set():
-                        return
-
-    with ThreadPoolExecutor(workers) as pool:
-        for _ in range(workers):
-            pool.submit(work).add_done_callback(lambda future: made.put((future, None)))
-        try:
-            running = workers
-            while running:
-                finished, item = made.get()
-                if finished is None:
-                    yield item
-                    room.release()
-                else:
-                    finished.result()  # raises what the thread raised
-                    running -= 1
-        finally:
-            stopped.set()
-            room.release(workers)
-
-
-def grid(box: Box, step: Shape) -> Iterator[Box]:
-    """Cuts a box into smaller ones, in C order."""
-    axes = [
-        [slice(i, min(i + k, part.stop)) for i in range(part.start, part.stop, max(k, 1))]
-        for part, k in zip(box, step, strict=True)
-    ]
-    yield from itertools.product(*axes)
-
-
-def split(box: Box, chunk: Shape) -> Iterator[Box]:
-    """Cuts a box where the chunks of an array end.
-
-    >>> list(split((slice(1, 5),), (2,)))
-    [(slice(1, 2, None),), (slice(2, 4, None),), (slice(4, 5, None),)]
-    """
-    axes = []
-    for part, k in zip(box, chunk, strict=True):
-        edges = [part.start, *range(part.start // k * k + k, part.stop, k), part.stop]
-        axes.append([slice(*edge) for edge in itertools.pairwise(edges)])
-    yield from itertools.product(*axes)
-
-
-def is_aligned(box: Box, leaf: Leaf) -> bool:
-    """Whether a box begins and ends with chunks of the leaf."""
+def _is_aligned(box: Box, leaf: Leaf) -> bool:
     return all(
         part.start % k == 0 and (part.stop % k == 0 or part.stop == n)
         for part, k, n in zip(box, leaf.chunk, leaf.shape, strict=True)

@@ -1,41 +1,45 @@
-"""`safetensors`: one file, or several with an index; read and written piece by piece.
+"""The safetensors format: one file, or several with an index, read and written piece by piece.
 
-A file is the length of a header, the header (JSON: name, dtype, shape, place), and the arrays. It
-has no checksums: a cut file is found by its length, a flipped bit in the data is not found. A name
-is the path of a leaf, joined by dots.
+A file consists of the length of its header, the header (JSON: name, dtype, shape and place of each
+array), and the arrays. A name is the path of a leaf, joined by dots. There are no checksums: a file
+that was cut off is found by its length, but a flipped bit in the data is not found.
+
+The `safetensors` package has no counterpart for the writer. Its reader (0.8.0) could replace about
+60 lines here, but it raises `AttributeError` for float8 arrays and reads local files only.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import operator
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import Shaped
 
-from taskcond.checkpoint.storage.errors import CheckpointError, explained
-from taskcond.checkpoint.storage.leaf import (
+from taskcond.checkpoint.storage.boxes import (
     Box,
-    Leaf,
-    as_bytes,
     box_shape,
+    contiguous_runs,
     flat_index,
-    is_contiguous,
+    relative,
 )
+from taskcond.checkpoint.storage.errors import CheckpointError, as_checkpoint_error
+from taskcond.checkpoint.storage.leaf import Leaf, as_bytes
 
-SUFFIX = ".safetensors"
-INDEX_SUFFIX = ".safetensors.index.json"
+_SUFFIX = ".safetensors"
+_INDEX_SUFFIX = ".safetensors.index.json"
+_METADATA = "__metadata__"
+_MAX_HEADER = 100 << 20  # the limit of the reference implementation
 SHARD_BYTES = 5 << 30
-"""Size from which on another file is begun."""
+"""The size at which another file is begun."""
 
 _DTYPES = {
     "F64": np.dtype("float64"),
@@ -55,51 +59,89 @@ _DTYPES = {
     "BOOL": np.dtype("bool"),
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_ABOUT = "__metadata__"
-_MAX_HEADER = 100 << 20  # that of the reference implementation
 
 
-class SafetensorsStore:
-    """A `.safetensors` file, an index, or a directory with either, open for reading.
+class Safetensors:
+    """The safetensors format; see `taskcond.checkpoint.storage.formats.Format`."""
+
+    name = "safetensors"
+    title = "safetensors"
+    marks = "a .safetensors file"
+    prefix = ""
+    has_torch_names = True
+
+    def holds(self, path: epath.Path) -> bool:
+        """Returns whether the path is a safetensors file, or a directory with one."""
+        if not path.is_dir():
+            return path.name.endswith((_SUFFIX, _INDEX_SUFFIX))
+        return any(child.name.endswith((_SUFFIX, _INDEX_SUFFIX)) for child in path.iterdir())
+
+    def is_root(self, entry: Path) -> bool:
+        """Returns whether an entry of a directory makes that a safetensors checkpoint."""
+        return entry.name.endswith((_SUFFIX, _INDEX_SUFFIX))
+
+    is_part = is_root
+
+    def check(self, leaves: Mapping[str, Leaf]) -> None:
+        """Raises `CheckpointError` listing all leaves that a file cannot hold."""
+        wrong = {path: str(x.dtype) for path, x in leaves.items() if x.dtype not in _NAMES}
+        dots = [path for path in leaves if "." in path or path == _METADATA]
+        problems = [f"the format has no dtype for {wrong}"] if wrong else []
+        if dots:
+            problems.append(f"the names {dots} hold a dot, which cannot be told from a `/`")
+        if problems:
+            raise CheckpointError("safetensors cannot hold these leaves: " + "; ".join(problems))
+
+    def open(self, root: epath.Path) -> SafetensorsReader:
+        """Opens a file, an index, or a directory with either."""
+        return SafetensorsReader(root)
+
+    def create(self, root: Path, leaves: Mapping[str, Leaf]) -> SafetensorsWriter:
+        """Begins to write the files."""
+        return SafetensorsWriter(root, leaves)
+
+    def verify(self, root: Path, leaves: Mapping[str, Leaf]) -> None:
+        """Does nothing: the format has no checksums, and opening checks the lengths."""
+
+
+class SafetensorsReader:
+    """A safetensors checkpoint, open for reading.
 
     Attributes:
-        leaves: `{path: leaf}`.
+        leaves: The leaves by path.
     """
-
-    kind = "safetensors"
 
     def __init__(self, root: epath.Path):
         self.leaves: dict[str, Leaf] = {}
-        self._places: dict[str, tuple[Any, int]] = {}
+        self._places: dict[str, tuple[epath.Path, int]] = {}
         files, names = _files(root)
         for file in files:
             self._add(file)
         missing = sorted(name for name in names if _path(name) not in self.leaves)
-        if missing or not self.leaves:
-            raise CheckpointError(
-                f"{root} is incomplete: its files lack {missing}" if missing else f"{root} is empty"
-            )
+        if missing:
+            raise CheckpointError(f"{root} is incomplete: its files lack {missing}")
+        if not self.leaves:
+            raise CheckpointError(f"{root} has no leaves")
 
     def read(self, path: str, box: Box) -> Shaped[np.ndarray, "..."]:
-        """A part of a leaf; cheap where it is contiguous."""
+        """Reads a part of a leaf; this is cheap if the part is contiguous."""
         leaf, (file, start) = self.leaves[path], self._places[path]
         value = np.empty(box_shape(box), leaf.dtype)
         if not value.size:
             return value
-        with explained(f"{file} is damaged"), file.open("rb") as data:
-            for part in _runs(box, leaf.shape):
+        with as_checkpoint_error(f"{file} is damaged"), file.open("rb") as data:
+            for part in contiguous_runs(box, leaf.shape):
                 run = np.empty(box_shape(part), leaf.dtype)
                 data.seek(start + flat_index(part, leaf.shape) * leaf.dtype.itemsize)
-                if data.readinto(as_bytes(run)) != run.nbytes:
+                if data.readinto(as_bytes(run)) != run.nbytes:  # type: ignore[attr-defined]
                     raise ValueError("it ends too early")
-                inside = zip(part, box, strict=True)
-                value[tuple(slice(a.start - b.start, a.stop - b.start) for a, b in inside)] = run
+                value[relative(part, box)] = run
         return value
 
     def _add(self, file: epath.Path) -> None:
         if not file.exists():
-            raise CheckpointError(f"{file} does not exist")
-        with explained(f"{file} is no complete safetensors file"):
+            raise CheckpointError(f"{file} does not exist; download or copy it too")
+        with as_checkpoint_error(f"{file} is not a complete safetensors file"):
             header, begin = _header(file)
             size = file.stat().length
             end = 0
@@ -127,24 +169,20 @@ class SafetensorsWriter:
     def __init__(self, root: Path, leaves: Mapping[str, Leaf]):
         self._root = root
         self._leaves = leaves
-        self._places: dict[str, tuple[Any, int]] = {}
-        self._files = []
-        with explained(f"{root} cannot be written"):
-            shards = _shards(leaves, SHARD_BYTES)
-            for number, shard in enumerate(shards, 1):
-                self._create(shard, f"-{number:05}-of-{len(shards):05}" if len(shards) > 1 else "")
-            if len(shards) > 1:
-                self._write_index()
+        self._places: dict[str, tuple[IO[bytes], int]] = {}
+        self._files: list[IO[bytes]] = []
+        shards = _shards(leaves, SHARD_BYTES)
+        for number, shard in enumerate(shards, 1):
+            self._create(shard, f"-{number:05}-of-{len(shards):05}" if len(shards) > 1 else "")
+        if len(shards) > 1:
+            self._write_index()
 
-    def write(self, path: str, box: Box, value: np.ndarray) -> None:
+    def write(self, path: str, box: Box, value: Shaped[np.ndarray, "..."]) -> None:
         """Writes a piece."""
         leaf, (file, start) = self._leaves[path], self._places[path]
-        with explained(f"{self._root} cannot be written"):
-            for part in _runs(box, leaf.shape):
-                inside = zip(part, box, strict=True)
-                run = value[tuple(slice(a.start - b.start, a.stop - b.start) for a, b in inside)]
-                file.seek(start + flat_index(part, leaf.shape) * leaf.dtype.itemsize)
-                file.write(as_bytes(np.ascontiguousarray(run)))
+        for part in contiguous_runs(box, leaf.shape):
+            file.seek(start + flat_index(part, leaf.shape) * leaf.dtype.itemsize)
+            file.write(as_bytes(np.ascontiguousarray(value[relative(part, box)])))
 
     def abandon(self) -> None:
         """Closes the files, whether they are complete or not."""
@@ -153,13 +191,12 @@ class SafetensorsWriter:
                 file.close()
 
     def close(self) -> None:
-        """Writes what is left in buffers."""
-        with explained(f"{self._root} cannot be written"):
-            for file in self._files:
-                file.close()
+        """Writes the rest of the buffers."""
+        for file in self._files:
+            file.close()
 
     def _create(self, shard: list[str], part: str) -> None:
-        header: dict[str, Any] = {_ABOUT: {"format": "pt"}}
+        header: dict[str, Any] = {_METADATA: {"format": "pt"}}
         end = 0
         for path in shard:
             leaf = self._leaves[path]
@@ -170,8 +207,8 @@ class SafetensorsWriter:
             }
             end += leaf.nbytes
         text = json.dumps(header).encode()
-        text += b" " * (-len(text) % 8)  # so that the arrays are aligned
-        file = (self._root / f"model{part}{SUFFIX}").open("wb")
+        text += b" " * (-len(text) % 8)  # aligns the arrays
+        file = (self._root / f"model{part}{_SUFFIX}").open("wb")
         self._files.append(file)
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + end)
@@ -185,43 +222,25 @@ class SafetensorsWriter:
             "metadata": {"total_size": sum(leaf.nbytes for leaf in self._leaves.values())},
             "weight_map": {path.replace("/", "."): name for path, name in names.items()},
         }
-        (self._root / f"model{INDEX_SUFFIX}").write_text(json.dumps(index, indent=2))
-
-
-def check_safetensors(leaves: Mapping[str, Leaf]) -> None:
-    """Raises `CheckpointError` for leaves that a file cannot hold, all of them at once."""
-    wrong = {path: str(x.dtype) for path, x in leaves.items() if x.dtype not in _NAMES}
-    dots = [path for path in leaves if "." in path or path == _ABOUT]
-    problems = [f"no dtype for {wrong}"] if wrong else []
-    if dots:
-        problems.append(f"names {dots}, as a dot cannot be told from a `/`")
-    if problems:
-        raise CheckpointError("safetensors cannot hold these leaves: " + "; ".join(problems))
-
-
-def is_safetensors(root: epath.Path) -> bool:
-    """Whether this is, or holds, a safetensors checkpoint."""
-    if not root.is_dir():
-        return root.name.endswith((SUFFIX, INDEX_SUFFIX))
-    return any(child.name.endswith((SUFFIX, INDEX_SUFFIX)) for child in root.iterdir())
+        (self._root / f"model{_INDEX_SUFFIX}").write_text(json.dumps(index, indent=2))
 
 
 def _files(root: epath.Path) -> tuple[list[epath.Path], list[str]]:
-    """The files, and the names that an index promises."""
+    """Returns the files of a checkpoint, and the names that its index promises."""
     if root.is_dir():
         found = list(root.iterdir())
-        indices = [child for child in found if child.name.endswith(INDEX_SUFFIX)]
-        files = indices or [child for child in found if child.name.endswith(SUFFIX)]
+        indices = [child for child in found if child.name.endswith(_INDEX_SUFFIX)]
+        files = indices or [child for child in found if child.name.endswith(_SUFFIX)]
         if len(files) != 1:
             names = sorted(file.name for file in files)
-            raise CheckpointError(f"{root} holds {names}; pass the one that you mean")
+            raise CheckpointError(f"{root} holds {names}; pass the path of one of them")
         root = files[0]
-    if not root.name.endswith(INDEX_SUFFIX):
+    if not root.name.endswith(_INDEX_SUFFIX):
         shard = re.search(r"-\d+-of-(\d+)\.safetensors$", root.name)
         if shard and int(shard[1]) > 1:
             raise CheckpointError(f"{root} is one of {int(shard[1])} files; pass their index")
         return [root], []
-    with explained(f"{root} is no index of safetensors files"):
+    with as_checkpoint_error(f"{root} is not an index of safetensors files"):
         places = json.loads(root.read_text())["weight_map"]
         names = sorted(set(places.values()))
         outside = [name for name in names if os.path.basename(name) != name or name in ("", "..")]
@@ -231,6 +250,7 @@ def _files(root: epath.Path) -> tuple[list[epath.Path], list[str]]:
 
 
 def _header(file: epath.Path) -> tuple[dict[str, Any], int]:
+    """Returns the entries of a header in the order of their places, and where the data begins."""
     with file.open("rb") as data:
         length = int.from_bytes(data.read(8), "little")
         if length > _MAX_HEADER:
@@ -239,14 +259,11 @@ def _header(file: epath.Path) -> tuple[dict[str, Any], int]:
     if len(text) != length:
         raise ValueError("its header is cut off")
     header = json.loads(text)
-    header.pop(_ABOUT, None)
+    header.pop(_METADATA, None)
     return dict(sorted(header.items(), key=lambda x: x[1]["data_offsets"])), 8 + length
 
 
 def _path(name: str) -> str:
-    # PyTorch calls the table of an embedding `weight`; ports of policies with tasks have that name.
-    if name == "task_embeddings.weight" or name.endswith(".task_embeddings.weight"):
-        name = name.removesuffix("weight") + "embedding"
     return name.replace(".", "/")
 
 
@@ -259,14 +276,3 @@ def _shards(leaves: Mapping[str, Leaf], limit: int) -> list[list[str]]:
         shards[-1].append(path)
         size += leaf.nbytes
     return shards
-
-
-def _runs(box: Box, shape: tuple[int, ...]) -> Any:
-    """The contiguous runs that a box consists of."""
-    axis = next(
-        axis
-        for axis in range(len(shape) + 1)
-        if is_contiguous((*(slice(p.start, p.start + 1) for p in box[:axis]), *box[axis:]), shape)
-    )
-    outer = [[slice(i, i + 1) for i in range(p.start, p.stop)] for p in box[:axis]]
-    return ((*index, *box[axis:]) for index in itertools.product(*outer))

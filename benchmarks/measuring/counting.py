@@ -1,4 +1,4 @@
-"""What XLA counts: FLOPs and bytes of a compiled function, its loops unrolled."""
+"""FLOPs and bytes of a compiled function, as XLA counts them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Cost(NamedTuple):
 
 
 def cost(function: Callable[..., Any], *arguments: Any) -> Cost:
-    """The cost of one call, from XLA's analysis of the compiled function.
+    """Returns the cost of one call, from XLA's analysis of the compiled function.
 
     >>> x = jax.numpy.ones((8, 8))
     >>> cost(lambda x: x @ x, x).flops
@@ -34,7 +34,7 @@ def cost(function: Callable[..., Any], *arguments: Any) -> Cost:
 
 @contextmanager
 def _unrolled() -> Iterator[None]:
-    # XLA counts the body of a loop once, however often it runs.
+    # XLA counts the body of a loop once, no matter how often it runs.
     scan, fori = jax.lax.scan, jax.lax.fori_loop
     with (
         mock.patch.object(jax.lax, "scan", functools.partial(scan, unroll=True)),

@@ -1,0 +1,63 @@
+"""What every operation that writes a checkpoint shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from taskcond.checkpoint.conditioning import FILE, TaskConditioning, check_table
+from taskcond.checkpoint.open import Checkpoint
+from taskcond.checkpoint.storage.leaf import Leaf, Progress, StrPath
+from taskcond.checkpoint.storage.output import Output
+from taskcond.checkpoint.storage.write import PiecesOf, write
+
+RECIPE = "recipe.json"
+"""The file in which a combined checkpoint says what it is made of."""
+
+
+def output_at(
+    path: StrPath,
+    sources: tuple[Checkpoint, ...] = (),
+    *,
+    format: str,
+    overwrite: bool,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Output:
+    """Returns an `Output` that has been checked against the checkpoints that are read."""
+    return Output.at(
+        path,
+        format,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        progress=progress,
+        sources=[place for source in sources for place in (source.path, str(source.root))],
+        companions=(FILE, RECIPE),
+    )
+
+
+def write_checkpoint(
+    output: Output,
+    leaves: Mapping[str, Leaf],
+    pieces: PiecesOf,
+    conditioning: TaskConditioning | None,
+    more_files: Callable[[], Mapping[str, str]] = dict,
+) -> None:
+    """Writes leaves, and beside them what their task table means.
+
+    Args:
+        output: Where and how.
+        leaves: The leaves by path.
+        pieces: Gives the chunks of a leaf, in order.
+        conditioning: The content of `task_conditioning.json`, if there is one.
+        more_files: Gives further text files; it is called when all pieces have been written.
+
+    Raises:
+        CheckpointError: Writing is refused or fails; everything is as before then.
+    """
+    check_table(leaves, conditioning, str(output.path))
+
+    def files() -> dict[str, str]:
+        own = {} if conditioning is None else {FILE: conditioning.to_json()}
+        return {**own, **more_files()}
+
+    write(output, leaves, pieces, files)

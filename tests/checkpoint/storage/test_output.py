@@ -1,0 +1,68 @@
+"""Nothing is overwritten that should not be."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+
+from taskcond.checkpoint import (
+    CheckpointError,
+    load_params,
+    merge_checkpoint,
+    save_params,
+)
+from tests.support.checkpoints import (
+    TABLE,
+    TINY,
+    assert_same,
+    golden,
+    small,
+    target_with_tasks,
+)
+
+
+def test_nothing_is_overwritten_unasked(tmp_path):
+    save_params({"a": np.ones(1)}, tmp_path / "x")
+    with pytest.raises(CheckpointError, match="overwrite=True"):
+        save_params({"a": np.zeros(1)}, tmp_path / "x")
+    assert load_params(tmp_path / "x")["a"] == 1
+    save_params({"a": np.zeros(1)}, tmp_path / "x", overwrite=True)
+    assert load_params(tmp_path / "x")["a"] == 0
+    assert [child.name for child in tmp_path.iterdir()] == ["x"]
+
+
+def test_what_is_no_checkpoint_is_never_overwritten(tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("years")
+    with pytest.raises(CheckpointError, match="is not a checkpoint and will not be overwritten"):
+        save_params({"a": np.ones(1)}, tmp_path / "home", overwrite=True)
+    assert (tmp_path / "home" / "thesis.tex").read_text() == "years"
+
+
+def test_files_that_are_no_checkpoints_are_not_lost(tmp_path):
+    save_params(small(), tmp_path / "x", format="safetensors")
+    (tmp_path / "x/thesis.tex").write_text("years of work")
+    with pytest.raises(CheckpointError, match=r"also holds \['thesis.tex'\]"):
+        save_params(small(), tmp_path / "x", overwrite=True)
+    assert (tmp_path / "x/thesis.tex").read_text() == "years of work"
+
+
+def test_the_target_must_not_lie_in_the_source(tmp_path):
+    shutil.copytree(TINY, tmp_path / "tiny")
+    source, target = tmp_path / "tiny" / "released", target_with_tasks(5)
+    (tmp_path / "link").symlink_to(source)
+    for given_source, out in [
+        (source, source),
+        (source, source / "params"),
+        (source, source / "new"),
+        (source / "params", source / "params" / "new"),
+        (source / "params", source),
+        (source, tmp_path / "link" / "new"),
+        (tmp_path / "link", source / "new"),
+        (source, tmp_path / "tiny"),
+    ]:
+        with pytest.raises(CheckpointError, match="the same or one lies within the other"):
+            merge_checkpoint(given_source, target, out, keep=TABLE, overwrite=True)
+    assert_same(load_params(source), golden("pi05_f32"))

@@ -1,0 +1,26 @@
+"""`import taskcond` is light, and reaches its packages without importing them eagerly."""
+
+import subprocess
+import sys
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_packages_are_imported_when_they_are_used():
+    code = (
+        "import sys, taskcond\n"
+        "print([m for m in ('tensorstore', 'pydantic', 'tyro') if m in sys.modules])\n"
+        "print('taskcond.checkpoint' in sys.modules, 'taskcond.linen' in sys.modules)\n"
+        "print(taskcond.checkpoint.load_params.__name__, taskcond.linen.TaskConditioner.__name__,"
+        " taskcond.diagnostics.task_confusion.__name__)\n"
+    )
+    expected = "[]\nFalse False\nload_params TaskConditioner task_confusion\n"
+    assert run(code) == expected
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    code = "import taskcond\ntry: taskcond.confusion\nexcept AttributeError as e: print(e)"
+    assert "module 'taskcond' has no attribute 'confusion'" in run(code)
