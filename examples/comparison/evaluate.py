@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import jax
 from flax import nnx
@@ -30,7 +29,7 @@ def evaluate(
     graphdef, state = nnx.split(policy)
 
     @jax.jit
-    def losses(state: Any, rng: Array, batch: Batch) -> Float[Array, "b tasks"]:
+    def losses(state: nnx.State, rng: Array, batch: Batch) -> Float[Array, "b tasks"]:
         model = nnx.merge(graphdef, state)
         rngs = jax.random.split(rng, experiment.draws)
 

@@ -47,7 +47,7 @@ class Experiment(Generic[P]):
     """
 
     make_policy: Callable[[int, nnx.Rngs], P]
-    compute_loss: Callable[[P, Array, Batch, Any], Float[Array, "b h"]]
+    compute_loss: Callable[[P, Array, Batch, TaskIds | None], Float[Array, "b h"]]
     batch_size: int = 64
     base_steps: int = 600
     task_steps: int = 600

@@ -71,7 +71,7 @@ class Layout:
 
     @property
     def is_v3(self) -> bool:
-        """Tells whether a file holds many episodes."""
+        """Says whether a file holds many episodes."""
         return self.version.startswith("v3")
 
     def name(self, path: Path) -> str:

@@ -14,7 +14,7 @@ from examples.lerobot.tasks import look_alikes
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """A report of what opening a dataset found. It prints as text.
+    """A summary of an opened dataset. It prints as text.
 
     Attributes:
         title: The name of the dataset.

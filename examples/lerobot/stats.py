@@ -44,12 +44,12 @@ class Stats:
 
     @property
     def still(self) -> Bool[np.ndarray, " d"]:
-        """Tells whether each dimension is constant, except for rounding."""
+        """Says for each dimension whether it is constant, except for rounding."""
         size = np.maximum(1.0, np.maximum(np.abs(self.min), np.abs(self.max)))
         return (self.max - self.min) <= 1e-6 * size
 
     def narrow(self, min_range: float = 1e-2) -> Bool[np.ndarray, " d"]:
-        """Returns whether each dimension moves, but has a 1-99 % range too small to divide by."""
+        """Says for each dimension whether it moves, but over a range too small to divide by."""
         safe = np.maximum(min_range, (self.max - self.min) / _BOUND * 2)
         return ~self.still & (self.q99 - self.q01 < safe)
 

@@ -18,7 +18,7 @@ _NEAR = 32  # frames; up to here, decoding forward is cheaper than seeking
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
-    """The properties of a video that its packets state. No frame is decoded for it.
+    """The properties of a video that its packets state. No frame is decoded for them.
 
     Attributes:
         end: The time of the last frame, in seconds; the first frame is at 0.

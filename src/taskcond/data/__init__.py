@@ -1,4 +1,4 @@
-"""From a dataset's frame to a task id: the transform, vocabularies and LeRobot's task lists."""
+"""A dataset's frame becomes a task id: the transform, vocabularies and LeRobot's task lists."""
 
 from taskcond.data.lerobot_tasks import read_lerobot_tasks
 

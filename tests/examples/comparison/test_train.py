@@ -11,9 +11,7 @@ from taskcond.checkpoint import Checkpoint
 from tests.support.policies import TINY, Tiny, weights
 
 
-def test_a_conditioned_policy_is_saved_with_the_frames_that_each_task_was_trained_on(
-    data, tmp_path
-):
+def test_a_conditioned_policy_is_saved_with_what_its_rows_mean(data, tmp_path):
     policy = Tiny(3, nnx.Rngs(0))
     assert train(TINY, policy, tmp_path / "p", data=data, steps=3, use_tasks=True)
     conditioning = Checkpoint(tmp_path / "p").conditioning
