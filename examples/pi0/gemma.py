@@ -104,11 +104,9 @@ class Gemma(nnx.Module):
             runs alone.
         """
         if isinstance(condition, Modulations):
-            per_layer, final = (condition.attention, condition.feed_forward), condition.final
-            vector = None
+            vector, per_layer = None, (condition.attention, condition.feed_forward)
         else:
-            per_layer, final = None, self.final_norm_1.modulation(condition)
-            vector = condition
+            vector, per_layer = condition, None
 
         def step(
             block: Block, tokens: Tokens, x: tuple[BlockModulation | None, Cache | None]
@@ -119,6 +117,10 @@ class Gemma(nnx.Module):
 
         tokens = {expert: x.astype(self.dtype) for expert, x in tokens.items()}
         tokens, new_cache = scan(self.layers, step, tokens, (per_layer, cache))
+        if isinstance(condition, Modulations):
+            final = condition.final
+        else:
+            final = self.final_norm_1.modulation(condition)
         norms = {Expert.PALIGEMMA: self.final_norm, Expert.ACTION: self.final_norm_1}
         return {expert: norms[expert](x, final)[0] for expert, x in tokens.items()}, new_cache
 

@@ -93,18 +93,20 @@ class FeedForward(nnx.Module):
         return self._linear(gate * self._gating(x, 1))
 
     def _gating(self, x: Array, index: int) -> Array:
-        y = x @ self.gating_einsum[...][index].astype(self.dtype)
+        w = self.gating_einsum[...][index].astype(self.dtype)
         if not self.lora:
-            return y
-        a, b = self.gating_einsum_lora_a[...][index], self.gating_einsum_lora_b[...][index]
-        return y + x @ a.astype(self.dtype) @ b.astype(self.dtype)
+            return x @ w
+        a = self.gating_einsum_lora_a[...][index].astype(self.dtype)
+        b = self.gating_einsum_lora_b[...][index].astype(self.dtype)
+        return x @ w + x @ a @ b
 
     def _linear(self, x: Array) -> Array:
-        y = x @ self.linear[...].astype(self.dtype)
+        w = self.linear[...].astype(self.dtype)
         if not self.lora:
-            return y
-        a, b = self.linear_lora_a[...], self.linear_lora_b[...]
-        return y + x @ a.astype(self.dtype) @ b.astype(self.dtype)
+            return x @ w
+        a = self.linear_lora_a[...].astype(self.dtype)
+        b = self.linear_lora_b[...].astype(self.dtype)
+        return x @ w + x @ a @ b
 
 
 def rope(x: Float[Array, "b t n h"], positions: Int[Array, "b t"]) -> Float[Array, "b t n h"]:
