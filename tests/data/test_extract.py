@@ -15,7 +15,7 @@ INTEGERS = [np.dtype(f"{kind}{size}") for kind in "iu" for size in (1, 2, 4, 8)]
 
 
 class Tensor:
-    """As much of a torch tensor as NumPy sees: `__array__`, and no NumPy type."""
+    """A stand-in for a torch tensor, of which NumPy sees only `__array__`."""
 
     def __init__(self, values):
         self._values = np.asarray(values)

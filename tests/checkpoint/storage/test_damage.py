@@ -131,7 +131,7 @@ def test_names_never_become_paths(tmp_path, name, format):
 
 @contextlib.contextmanager
 def without_privileges():
-    """As a user who is not root, who may write everywhere."""
+    """Acts as a user who is not root, because root may write everywhere."""
     user = os.geteuid()
     if user == 0:
         os.seteuid(65534)

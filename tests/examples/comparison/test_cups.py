@@ -20,7 +20,7 @@ def frames(root, **arguments):
 
 
 def nearest_neighbor_accuracy(features, labels, seed=0):
-    """How often the nearest of one half of the frames has the same label, for the other half."""
+    """Returns how often the nearest frame of the other half has the same label."""
     features = (features - features.mean(0)) / (features.std(0) + 1e-6)
     train = np.random.default_rng(seed).random(len(features)) < 0.5
     distance = ((features[~train][:, None] - features[train][None]) ** 2).sum(-1)

@@ -14,7 +14,7 @@ def half_dark(batch: int = 6, size: int = 40) -> np.ndarray:
 
 
 def edges(images: np.ndarray) -> np.ndarray:
-    """Where each row of pixels jumps most."""
+    """Returns the column in which each row of pixels jumps most."""
     return np.abs(np.diff(np.asarray(images).mean(-1), axis=2)).argmax(2)
 
 
