@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from taskcond.data.extract import ExtractTaskID, extract_task_id
+from taskcond.data.lerobot_tasks import read_lerobot_tasks
 from taskcond.data.vocabulary import TaskVocabulary
 from taskcond.ids import NULL_TASK
 from taskcond.merging.merge import merge_into, merge_params
@@ -28,6 +29,7 @@ __all__ = [
     "linen",
     "merge_into",
     "merge_params",
+    "read_lerobot_tasks",
 ]
 
 _LAZY = ("checkpoint", "diagnostics", "linen")  # imported when they are first used

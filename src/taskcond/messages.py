@@ -1,13 +1,15 @@
-"""Messages for people: aligned columns, and warnings that point at the caller's code."""
+"""Messages for people: columns, names that are alike, and warnings at the caller's code."""
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
+_SHOWN = 20
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
@@ -22,6 +24,29 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
         "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     )
+
+
+def describe_unknown(names: Iterable[str], known: Sequence[str]) -> str:
+    """Lists unknown names, each with the nearest known one if there is a near one.
+
+    >>> describe_unknown(["wip", "fly"], ["pour", "wipe"])
+    "'wip' (did you mean 'wipe'?), 'fly'"
+    """
+    found = []
+    for name in names:
+        nearest = difflib.get_close_matches(name, known, n=1)
+        found.append(f"{name!r} (did you mean {nearest[0]!r}?)" if nearest else repr(name))
+    return ", ".join(found)
+
+
+def shorten(names: Sequence[str]) -> str:
+    """Lists names, and counts those after the first twenty instead of listing them.
+
+    >>> shorten(["a", "b"])
+    "['a', 'b']"
+    """
+    more = len(names) - _SHOWN
+    return str(list(names[:_SHOWN])) + (f" and {more} more" if more > 0 else "")
 
 
 def warn(message: str) -> None:

@@ -1,5 +1,7 @@
 """extract_task_id: every container and integer dtype; nothing rounded, wrapped or mutated."""
 
+import pickle
+
 import hypothesis.extra.numpy as hnp
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taskcond import NULL_TASK, ExtractTaskID, TaskVocabulary, extract_task_id
-from tests.support import as_untyped_code
+from tests.support import as_untyped_code, write_tasks
 
 INTEGERS = [np.dtype(f"{kind}{size}") for kind in "iu" for size in (1, 2, 4, 8)]
 
@@ -79,17 +81,52 @@ def test_a_default_is_for_frames_that_name_no_task():
         transform({"task_index": 3})
 
 
+TASKS = TaskVocabulary(["pour", "wipe"])
+
+
 @pytest.mark.parametrize("source", ["task", "task_index"])
 def test_a_task_may_come_by_its_name(source):
-    transform = ExtractTaskID(source=source, vocabulary=TaskVocabulary(["pour", "wipe"]))
+    transform = ExtractTaskID(source=source, vocabulary=TASKS)
     assert transform({source: "wipe"})["task_id"] == 1
+    assert transform({source: b"wipe"})["task_id"] == 1
     np.testing.assert_array_equal(transform({source: [["wipe"], ["pour"]]})["task_id"], [[1], [0]])
     assert transform({"task_id": "pour"})["task_id"] == 0
-    assert transform({source: 1})["task_id"] == 1
-    with pytest.raises(ValueError, match=r"\['wip'\] is not in the vocabulary"):
+    assert transform({"task_id": 1})["task_id"] == 1
+    with pytest.raises(ValueError, match=r"lacks 'wip' \(did you mean 'wipe'\?\)"):
         transform({source: "wip"})
     with pytest.raises(ValueError, match="num_tasks=2"):
-        transform({source: 2})
+        transform({"task_id": 2})
+    with pytest.raises(TypeError, match="must hold integers or task names"):
+        transform({source: np.array(["pour", None], object)})
+
+
+def test_the_name_of_a_frame_decides_over_its_number():
+    frame = {"task_index": 0, "task": "wipe"}
+    assert extract_task_id(frame, vocabulary=TASKS)["task_id"] == 1
+    assert extract_task_id(frame, vocabulary=TASKS, id_map={0: 0})["task_id"] == 0
+    assert extract_task_id(frame)["task_id"] == 0
+
+
+@pytest.mark.parametrize("index", [1, np.array([1, 0])])
+def test_a_number_without_the_list_of_its_dataset_is_refused(index):
+    with pytest.raises(ValueError, match="nothing says which task"):
+        ExtractTaskID(vocabulary=TASKS)({"task_index": index})
+
+
+def test_a_vocabulary_maps_the_indices_of_the_dataset_it_was_read_from(tmp_path):
+    root = write_tasks(tmp_path, [(0, "pour"), (2, "wipe"), (3, "cut")])
+    transform = ExtractTaskID(vocabulary=TaskVocabulary.from_lerobot(root))
+    assert transform.num_tasks == 3
+    assert transform({"task_index": 2})["task_id"] == 1
+    assert transform({"task_index": NULL_TASK})["task_id"] == NULL_TASK
+    ids = transform({"task_index": np.array([3, 2, 0, -1])})["task_id"]
+    np.testing.assert_array_equal(ids, [2, 1, 0, -1])
+    assert transform({"task_id": 2})["task_id"] == 2
+    with pytest.raises(ValueError, match=r"task_index \[1\] is not in id_map, .* \[0, 2, 3\]"):
+        transform({"task_index": 1})
+    again = pickle.loads(pickle.dumps(transform))
+    assert again({"task_index": 3})["task_id"] == 2
+    assert hash(again) == hash(transform)
 
 
 def test_ids_of_shape_one_keep_their_shape():

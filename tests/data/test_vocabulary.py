@@ -1,6 +1,5 @@
 """TaskVocabulary: names identify tasks."""
 
-import json
 import os
 
 import pytest
@@ -9,24 +8,50 @@ from hypothesis import strategies as st
 
 from taskcond import NULL_TASK, TaskVocabulary
 from taskcond.data import read_lerobot_tasks
-
-
-def dataset(root, rows):
-    (root / "meta").mkdir()
-    lines = [json.dumps({"task_index": i, "task": name}) + "\n" for i, name in rows]
-    (root / "meta" / "tasks.jsonl").write_text("".join(lines))
-    return root
+from tests.support import write_tasks
 
 
 def test_a_dataset_gives_its_tasks_in_the_order_of_their_indices(tmp_path):
-    root = dataset(tmp_path, [(2, "c"), (0, "a"), (1, "b")])
+    root = write_tasks(tmp_path, [(2, "c"), (0, "a"), (1, "b")])
     assert TaskVocabulary.from_lerobot(root).names == ("a", "b", "c")
 
 
 def test_gaps_in_the_indices_are_bridged_by_name(tmp_path):
-    root = dataset(tmp_path, [(2, "a"), (5, "b")])
+    root = write_tasks(tmp_path, [(2, "a"), (5, "b")])
     vocabulary = TaskVocabulary.from_lerobot(root)
     assert vocabulary.id_map(dict(read_lerobot_tasks(root))) == {2: 0, 5: 1}
+    assert vocabulary.id_map(vocabulary) == {2: 0, 5: 1}
+    assert TaskVocabulary(["b", "a"]).id_map(vocabulary) == {2: 1, 5: 0}
+
+
+def test_only_a_vocabulary_of_one_dataset_knows_its_indices(tmp_path):
+    vocabulary = TaskVocabulary.from_lerobot(write_tasks(tmp_path, [(2, "a"), (5, "b")]))
+    assert vocabulary.dataset_tasks == {2: "a", 5: "b"}
+    assert vocabulary == TaskVocabulary(["a", "b"])
+    both = vocabulary + TaskVocabulary(["c"])
+    assert both.dataset_tasks is None
+    assert TaskVocabulary(["a", "b"]).dataset_tasks is None
+    vocabulary.save(tmp_path / "tasks.json")
+    assert TaskVocabulary.load(tmp_path / "tasks.json").dataset_tasks is None
+
+
+def test_maps_take_one_look_at_each_name():
+    class Name(str):
+        compared = 0
+
+        def __eq__(self, other):
+            Name.compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    count = 2000
+    old = TaskVocabulary([Name(f"task {i}") for i in range(count)])
+    new = TaskVocabulary([Name(f"task {i}") for i in reversed(range(count))])
+    Name.compared = 0
+    assert new.id_map(old) == {i: count - 1 - i for i in range(count)}
+    assert new.rows_from(old) == list(reversed(range(count)))
+    assert Name.compared < 20 * count
 
 
 @pytest.mark.parametrize(
@@ -41,7 +66,7 @@ def test_gaps_in_the_indices_are_bridged_by_name(tmp_path):
 )
 def test_ambiguous_tasks_are_pointed_out(tmp_path, rows, message):
     with pytest.raises(ValueError, match=message):
-        TaskVocabulary.from_lerobot(dataset(tmp_path, rows))
+        TaskVocabulary.from_lerobot(write_tasks(tmp_path, rows))
 
 
 def test_no_metadata_says_which_folder_is_meant(tmp_path):
@@ -86,7 +111,7 @@ def test_rows_and_ids_are_matched_by_name(old, new):
 
 
 def test_unknown_names_are_all_listed():
-    with pytest.raises(ValueError, match=r"lacks \['x', 'y'\]"):
+    with pytest.raises(ValueError, match="lacks 'x', 'y'"):
         TaskVocabulary(["a"]).id_map({0: "x", 1: "a", 2: "y"})
-    with pytest.raises(KeyError, match="no task 'x'"):
-        TaskVocabulary(["a"]).id("x")
+    with pytest.raises(KeyError, match=r"no task 'wip' \(did you mean 'wipe'\?\)"):
+        TaskVocabulary(["wipe", "pour"]).id("wip")

@@ -1,7 +1,8 @@
 """What several tests share."""
 
 import contextlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jaxtyping
@@ -17,3 +18,11 @@ def as_untyped_code() -> Iterator[None]:
         yield
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def write_tasks(root: Path, rows: Sequence[tuple[int, str]]) -> Path:
+    """Writes the task list of a LeRobot v2 dataset, and returns its folder."""
+    (root / "meta").mkdir()
+    lines = [json.dumps({"task_index": index, "task": name}) + "\n" for index, name in rows]
+    (root / "meta" / "tasks.jsonl").write_text("".join(lines))
+    return root

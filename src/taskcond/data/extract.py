@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import Shaped
 
 from taskcond.data.vocabulary import TaskVocabulary
 from taskcond.ids import NULL_TASK, check_ids, check_integer, out_of_range
+from taskcond.messages import describe_unknown, shorten
 
 _INT32_LIMIT = 2**31
+_NAME = "task"  # where LeRobot puts the name
 
 
 def extract_task_id(
@@ -29,9 +32,13 @@ def extract_task_id(
     """Returns a copy of `data` in which `target` holds the task id as int32.
 
     If `source` is absent, as it is at inference, a `target` that is already there is checked and
-    kept. A value of `None` counts as absent. Each dataset numbers its tasks in its own way:
-    `id_map` maps the dataset's ids to the model's, see `TaskVocabulary.id_map`. With a
-    `vocabulary`, a task may also come by its name, in `source` as in `target`.
+    kept. A value of `None` counts as absent.
+
+    Each dataset numbers its tasks in its own way, so the numbers must be mapped to the model's. A
+    `vocabulary` that `TaskVocabulary.from_lerobot` read maps those of its own dataset. For any
+    other dataset, pass `id_map=vocabulary.id_map(TaskVocabulary.from_lerobot(dataset))`. With a
+    `vocabulary`, a task may also come by its name: in `source`, in `target`, or in `task`. Names
+    identify a task better than numbers do, so the name in `task` decides if there is no `id_map`.
 
     Args:
         data: A frame or a batch. It is not changed.
@@ -43,7 +50,9 @@ def extract_task_id(
             or that of the `vocabulary`. 0 lets every frame pass unchanged.
         id_map: `{id in the dataset: id in the model}`. It is applied to `source` only. An id that
             it does not list is an error.
-        vocabulary: The model's tasks.
+        vocabulary: The model's tasks. Without a name, without `id_map`, and without
+            `vocabulary.dataset_tasks` an index in `source` is refused, as nothing says which task
+            it stands for.
         default: The id of a frame that names no task. `NULL_TASK` is for a robot that is told
             nothing. Without a default such a frame is an error.
 
@@ -61,9 +70,7 @@ def extract_task_id(
     >>> int(extract_task_id({"task": "wipe"}, source="task", vocabulary=tasks)["task_id"])
     1
     """
-    if id_map is None and vocabulary is None:
-        return _transform(source, target, num_tasks, default)(data)
-    return ExtractTaskID(source, target, num_tasks, id_map, vocabulary, default)(data)
+    return _transform(source, target, num_tasks, vocabulary, default)._extract(data, id_map)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,29 +118,47 @@ class ExtractTaskID:
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a copy of `data` with the task id; see `extract_task_id`."""
+        return self._extract(data, self.id_map)
+
+    def _extract(self, data: Mapping[str, Any], id_map: Mapping[int, int] | None) -> dict[str, Any]:
         if self.num_tasks == 0:
             return {**data}
         key = self.source
         value = data.get(key)
+        if self.vocabulary is not None and id_map is None and _are_names(data.get(_NAME)):
+            key, value = _NAME, data[_NAME]
         if value is None:
             key = self.target
             value = data.get(key)
         if value is None:
             return {**data, self.target: np.int32(self._default(data))}
-        id_map = self.id_map if key == self.source else None
-        if id_map is None and (type(value) is int or isinstance(value, np.integer)):
+        is_mapped = key == self.source and (id_map is not None or self.vocabulary is not None)
+        if not is_mapped and (type(value) is int or isinstance(value, np.integer)):
             # Most frames take this path, which has to be fast.
-            if not NULL_TASK <= value < (_INT32_LIMIT if not self.num_tasks else self.num_tasks):
+            if not NULL_TASK <= value < (self.num_tasks or _INT32_LIMIT):
                 raise out_of_range(np.array([int(value)], object), self.num_tasks)
             return {**data, self.target: np.int32(value)}
         ids = _to_numpy(value, key)
-        if self.vocabulary is not None and ids.dtype.kind in "UO":
-            ids = self._ids_of_names(ids, key)
-        elif id_map is not None:
+        if self.vocabulary is not None and ids.dtype.kind in "USO":
+            ids = _ids_of_names(self.vocabulary, ids, key)
+        elif is_mapped:
             check_ids(ids, None, key)
-            ids = _apply(id_map, ids, key)
+            ids = _apply(self._dataset_map if id_map is None else id_map, ids, key)
         check_ids(ids, self.num_tasks, key)
         return {**data, self.target: ids.astype(np.int32)[()]}  # [()] makes a 0-d array a scalar
+
+    @functools.cached_property
+    def _dataset_map(self) -> Mapping[int, int]:
+        """The map of the vocabulary's own dataset."""
+        vocabulary = self.vocabulary
+        if vocabulary is None or vocabulary.dataset_tasks is None:
+            raise ValueError(
+                f"{self.source} cannot be mapped: nothing says which task of the vocabulary an "
+                "index of the dataset stands for; pass "
+                "id_map=vocabulary.id_map(TaskVocabulary.from_lerobot(dataset)), or give the "
+                f"frame the name of its task in {_NAME!r}"
+            )
+        return vocabulary.id_map(vocabulary)
 
     def _default(self, data: Mapping[str, Any]) -> int:
         if self.default is None:
@@ -144,39 +169,54 @@ class ExtractTaskID:
             )
         return self.default
 
-    def _ids_of_names(self, names: np.ndarray, key: str) -> np.ndarray:
-        assert self.vocabulary is not None
-        values, inverse = np.unique(names.astype(str), return_inverse=True)
-        found = [str(name) for name in values]
-        if unknown := [name for name in found if name not in self.vocabulary]:
-            raise ValueError(
-                f"{key} {unknown} is not in the vocabulary, which has {list(self.vocabulary)}; "
-                "add it with `vocabulary + [...]`"
-            )
-        ids = np.array([self.vocabulary.id(name) for name in found], np.int64)
-        return np.asarray(ids[inverse]).reshape(names.shape)
-
 
 @functools.lru_cache(maxsize=64, typed=True)
 def _transform(
-    source: str, target: str, num_tasks: int | None, default: int | None
+    source: str,
+    target: str,
+    num_tasks: int | None,
+    vocabulary: TaskVocabulary | None,
+    default: int | None,
 ) -> ExtractTaskID:
-    return ExtractTaskID(source, target, num_tasks, default=default)
+    return ExtractTaskID(source, target, num_tasks, vocabulary=vocabulary, default=default)
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, (str, bytes)) or (
+        value is not None and np.asarray(value).dtype.kind in "USO"
+    )
+
+
+def _ids_of_names(
+    vocabulary: TaskVocabulary, names: np.ndarray, key: str
+) -> Shaped[np.ndarray, "*b"]:
+    flat = [n.decode() if isinstance(n, bytes) else n for n in names.ravel().tolist()]
+    if wrong := [name for name in flat if not isinstance(name, str)]:
+        raise TypeError(f"{key} must hold integers or task names, got {wrong}")
+    if unknown := dict.fromkeys(name for name in flat if name not in vocabulary):
+        raise ValueError(
+            f"{key}: the vocabulary lacks {describe_unknown(unknown, vocabulary.names)}. Its tasks "
+            f"are {shorten(vocabulary.names)}. Correct the name, or extend the vocabulary with "
+            "`vocabulary + [...]`."
+        )
+    return np.array([vocabulary.id(name) for name in flat], np.int64).reshape(names.shape)
 
 
 def _checked_map(id_map: Mapping[Any, Any]) -> dict[int, int]:
     if texts := [key for key in id_map if isinstance(key, str)]:
         raise TypeError(
-            f"id_map has the keys {texts}, but must have integers; JSON makes strings of them, so "
-            "convert them back with {int(key): value for key, value in id_map.items()}"
+            f"id_map has the keys {shorten(texts)}, but must have integers; JSON makes strings of "
+            "them, so convert them back with {int(key): value for key, value in id_map.items()}"
         )
     checked = {
-        check_integer("a key of id_map", key, NULL_TASK): check_integer(
-            f"id_map[{key!r}]", value, NULL_TASK
-        )
+        check_integer("a key of id_map", key, NULL_TASK): _checked_id(key, value)
         for key, value in id_map.items()
     }
     return {NULL_TASK: NULL_TASK, **checked}
+
+
+def _checked_id(key: object, value: object) -> int:
+    return check_integer(f"id_map[{key!r}]", value, NULL_TASK)
 
 
 def _to_numpy(value: Any, key: str) -> np.ndarray:
@@ -193,12 +233,13 @@ def _to_numpy(value: Any, key: str) -> np.ndarray:
 
 def _apply(id_map: Mapping[int, int], ids: np.ndarray, key: str) -> np.ndarray:
     values, inverse = np.unique(ids, return_inverse=True)
-    unlisted = [int(value) for value in values if int(value) not in id_map]
-    if unlisted:
+    found = [int(value) for value in values]
+    if unlisted := [value for value in found if value not in id_map and value != NULL_TASK]:
+        _checked_map(id_map)  # a map with keys of another type lists no index
         listed = sorted(index for index in id_map if index != NULL_TASK)
         raise ValueError(
             f"{key} {unlisted} is not in id_map, which lists {listed}; add it to the "
             "model's vocabulary, or map it to taskcond.NULL_TASK to train it without a task"
         )
-    mapped = np.array([id_map[int(value)] for value in values], np.int64)
-    return np.asarray(mapped[inverse]).reshape(ids.shape)
+    mapped = [_checked_id(value, id_map.get(value, NULL_TASK)) for value in found]
+    return np.asarray(np.array(mapped, np.int64)[inverse]).reshape(ids.shape)

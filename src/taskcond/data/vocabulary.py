@@ -7,6 +7,7 @@ its tasks anew. A model that trusts the numbers then performs the wrong task, wi
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from collections import Counter
@@ -16,6 +17,7 @@ from typing import Any
 
 from taskcond.data.lerobot_tasks import ambiguous_tasks, read_lerobot_tasks
 from taskcond.ids import NULL_TASK
+from taskcond.messages import describe_unknown, shorten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +55,20 @@ class TaskVocabulary:
             )
         object.__setattr__(self, "names", names)
 
+    @property
+    def dataset_tasks(self) -> Mapping[int, str] | None:
+        """`{task_index: name}` of the dataset that `from_lerobot` read; `None` for the others.
+
+        It is not saved, and two vocabularies are equal if their names are.
+        """
+        return getattr(self, "_dataset_tasks", None)
+
     @classmethod
     def from_lerobot(cls, root: str | os.PathLike[str]) -> TaskVocabulary:
         """Reads the tasks of a LeRobot dataset (v2.0, v2.1, v3.0), in the order of their indices.
 
         The id of a task is its position in that order. It equals the `task_index` only if no index
-        is missing, so map the dataset with `id_map` even when the vocabulary comes from it.
+        is missing. `ExtractTaskID(vocabulary=...)` maps the dataset's indices in either case.
 
         Args:
             root: The dataset's folder, the one that holds `meta`.
@@ -74,7 +84,9 @@ class TaskVocabulary:
                 "one name, and each name one index. Correct meta/tasks, or build a TaskVocabulary "
                 "from the names that you want."
             )
-        return cls(name for _, name in rows)
+        vocabulary = cls(name for _, name in rows)
+        object.__setattr__(vocabulary, "_dataset_tasks", dict(rows))
+        return vocabulary
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> TaskVocabulary:
@@ -107,13 +119,13 @@ class TaskVocabulary:
         Raises:
             KeyError: The vocabulary does not hold the name.
         """
-        try:
-            return self.names.index(name)
-        except ValueError:
+        if name not in self:
             raise KeyError(
-                f"the vocabulary has no task {name!r}. Its tasks are {list(self.names)}. "
+                f"the vocabulary has no task {describe_unknown([name], self.names)}. "
+                f"Its tasks are {shorten(self.names)}. "
                 "Correct the name, or extend the vocabulary with `vocabulary + [...]`."
-            ) from None
+            )
+        return self._ids[name]
 
     def id_map(self, dataset: TaskVocabulary | Mapping[int, str]) -> dict[int, int]:
         """Returns `{id in the dataset: id in this vocabulary}`, matched by name.
@@ -121,7 +133,8 @@ class TaskVocabulary:
         `extract_task_id(id_map=...)` takes such a mapping.
 
         Args:
-            dataset: The dataset's vocabulary, or its `{task_index: name}`, which may have gaps.
+            dataset: The vocabulary that `from_lerobot` read from the dataset, or the dataset's
+                `{task_index: name}`. Any other vocabulary numbers its tasks from 0.
 
         Raises:
             ValueError: This vocabulary lacks a name of the dataset. The message lists all of them.
@@ -130,14 +143,17 @@ class TaskVocabulary:
         >>> model.id_map({3: "wipe", 7: "pour"})
         {3: 1, 7: 0}
         """
-        tasks = dict(enumerate(dataset)) if isinstance(dataset, TaskVocabulary) else dict(dataset)
-        unknown = [name for name in tasks.values() if name not in self]
+        if isinstance(dataset, TaskVocabulary):
+            tasks = dataset.dataset_tasks or dict(enumerate(dataset.names))
+        else:
+            tasks = dataset
+        unknown = dict.fromkeys(name for name in tasks.values() if name not in self)
         if unknown:
             raise ValueError(
-                f"the vocabulary lacks {unknown}. Its tasks are {list(self.names)}. "
-                "Extend it with `vocabulary + [...]`."
+                f"the vocabulary lacks {describe_unknown(unknown, self.names)}. "
+                f"Its tasks are {shorten(self.names)}. Extend it with `vocabulary + [...]`."
             )
-        return {index: self.id(name) for index, name in tasks.items()}
+        return {index: self._ids[name] for index, name in tasks.items()}
 
     def rows_from(self, source: TaskVocabulary) -> list[int]:
         """Returns for each task its row in `source`'s table, or `NULL_TASK` if `source` lacks it.
@@ -147,10 +163,12 @@ class TaskVocabulary:
         >>> TaskVocabulary(["wipe", "pour", "cut"]).rows_from(TaskVocabulary(["pour", "wipe"]))
         [1, 0, -1]
         """
-        return [source.id(name) if name in source else NULL_TASK for name in self.names]
+        return [source._ids.get(name, NULL_TASK) for name in self.names]
 
     def __add__(self, names: Iterable[str]) -> TaskVocabulary:
         """Returns the vocabulary with the names that it lacks appended; no id changes.
+
+        The sum has no `dataset_tasks`, because it belongs to more than one dataset.
 
         >>> (TaskVocabulary(["pour"]) + ["wipe", "pour"]).names
         ('pour', 'wipe')
@@ -164,4 +182,8 @@ class TaskVocabulary:
         return iter(self.names)
 
     def __contains__(self, name: object) -> bool:
-        return name in self.names
+        return name in self._ids
+
+    @functools.cached_property
+    def _ids(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.names)}
