@@ -13,7 +13,7 @@ from taskcond.nn.conditioner import TaskConditioner
 from taskcond.params import TaskParam
 
 if TYPE_CHECKING:
-    from taskcond import checkpoint, diagnostics, linen
+    from taskcond import checkpoint, diagnostics, functional, linen
 
 __all__ = [
     "NULL_TASK",
@@ -26,13 +26,14 @@ __all__ = [
     "checkpoint",
     "diagnostics",
     "extract_task_id",
+    "functional",
     "linen",
     "merge_into",
     "merge_params",
     "read_lerobot_tasks",
 ]
 
-_LAZY = ("checkpoint", "diagnostics", "linen")  # imported when they are first used
+_LAZY = ("checkpoint", "diagnostics", "functional", "linen")  # imported when they are first used
 
 
 def __getattr__(name: str) -> Any:

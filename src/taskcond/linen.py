@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from taskcond.ids import TaskIds
+from taskcond.nn.fusion import FusionName
 from taskcond.nn.settings import ConditionerSettings
 
 
@@ -31,7 +32,7 @@ class TaskConditioner(nn.Module):
     features: int
     _: dataclasses.KW_ONLY
     scale: float = 1.0
-    fusion: str = "add"
+    fusion: FusionName = "add"
     dropout_rate: float = 0.0
     embedding_init: nn.initializers.Initializer | None = None
     checkify: bool = False

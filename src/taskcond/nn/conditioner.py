@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from taskcond.ids import TaskIds
+from taskcond.nn.fusion import FusionName
 from taskcond.nn.settings import ConditionerSettings
 from taskcond.params import TaskParam
 
@@ -70,7 +71,7 @@ class TaskConditioner(nnx.Module):
         features: int,
         *,
         scale: float = 1.0,
-        fusion: str = "add",
+        fusion: FusionName = "add",
         dropout_rate: float = 0.0,
         embedding_init: nnx.Initializer | None = None,
         checkify: bool = False,
@@ -105,7 +106,7 @@ class TaskConditioner(nnx.Module):
         return self.settings.scale
 
     @property
-    def fusion(self) -> str:
+    def fusion(self) -> FusionName:
         """The name of the fusion."""
         return self.settings.fusion
 

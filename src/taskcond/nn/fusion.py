@@ -1,15 +1,19 @@
 """Fusions: how the row of a task changes the timestep embedding.
 
-A new fusion is one class with the members of `Fusion`, and one line in `FUSIONS`.
+A new fusion is one class with the members of `Fusion`, one line in `FUSIONS`, and its name in
+`FusionName`.
 """
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
+
+FusionName = Literal["add", "film"]
+"""The name of a fusion."""
 
 
 @runtime_checkable

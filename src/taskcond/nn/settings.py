@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from taskcond.ids import TaskIds, check_integer
-from taskcond.nn.fusion import get_fusion
+from taskcond.nn.fusion import FusionName, get_fusion
 from taskcond.nn.lookup import as_ids, look_up, require_task_id
 from taskcond.nn.sharding import explicit_sharding, put, without_last_axis
 
@@ -33,7 +33,7 @@ class ConditionerSettings:
     num_tasks: int
     features: int
     scale: float = 1.0
-    fusion: str = "add"
+    fusion: FusionName = "add"
     dropout_rate: float = 0.0
     dtype: DTypeLike | None = None
     checkify: bool = False
