@@ -7,14 +7,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jax.typing import ArrayLike
-from jaxtyping import Shaped
+from jaxtyping import Array, Integer, Shaped
 
 NULL_TASK = -1
 """The id that means "no task": it adds nothing, exactly."""
 
-TaskIds = ArrayLike | Sequence[Any]
-"""Integers of any shape: Python ints, a list of them, a NumPy array, or a JAX array."""
+TaskIds = (
+    int
+    | np.integer[Any]
+    | Integer[np.ndarray, "..."]
+    | Integer[Array, "..."]
+    | Sequence[int]
+    | Sequence[Sequence[int]]
+)
+"""Integers of any shape: Python ints, lists of them, a NumPy array, or a JAX array."""
 
 _INT32_LIMIT = 2**31
 _SHOWN = 8  # ids listed in an error message

@@ -78,7 +78,7 @@ def test_empty_batch():
 def test_no_tasks_is_the_identity_without_parameters():
     conditioner = make(num_tasks=0)
     emb = time_emb(2)
-    for ids in (None, jnp.array([0, 99]), "anything"):
+    for ids in (None, jnp.array([0, 99]), 5):
         assert conditioner(emb, ids) is emb
     assert not jax.tree.leaves(nnx.state(conditioner, nnx.Param))
     np.testing.assert_array_equal(conditioner.embed(jnp.array([1, 2])), np.zeros((2, FEATURES)))
@@ -236,12 +236,12 @@ def test_by_default_there_is_no_effect_and_rematerialization_works():
 
 @pytest.mark.parametrize("ids", [[0.0, 1.0], [True, False], ["0", "1"]])
 def test_ids_that_are_no_integers_are_refused(ids):
-    with pytest.raises(TypeError, match="task_id must be an integer"):
+    with as_untyped_code(), pytest.raises(TypeError, match="task_id must be an integer"):
         make()(time_emb(2), ids)
 
 
 def test_traced_floats_are_refused():
-    with pytest.raises(TypeError, match="task_id must be an integer"):
+    with as_untyped_code(), pytest.raises(TypeError, match="task_id must be an integer"):
         nnx.jit(lambda c, e, i: c(e, i))(make(), time_emb(2), jnp.zeros(2))
 
 
