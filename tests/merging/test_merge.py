@@ -312,6 +312,34 @@ def test_merge_into_remaps_the_table_and_gives_jax_arrays():
     np.testing.assert_array_equal(new, [rows[1], np.zeros(4), rows[0]])
 
 
+@pytest.mark.parametrize("new_rows", ["zeros", "mean", 1])
+def test_a_model_of_shapes_alone_gets_the_same_values(new_rows):
+    source = nnx.state(Policy(2, nnx.Rngs(0)), nnx.Param)
+    model, shapes = Policy(3, nnx.Rngs(1)), nnx.eval_shape(lambda: Policy(3, nnx.Rngs(1)))
+    for target in (model, shapes):
+        report = merge_into(target, source, task_rows=[1, -1, 0], new_rows=new_rows)
+        assert not report.without_value
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(shapes), nnx.state(model))
+    assert isinstance(shapes.dense.kernel[...], jax.Array)
+    trees = to_dict(nnx.state(Policy(3, nnx.Rngs(1)), nnx.Param))
+    trees = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), trees)
+    merged, _ = merge_params(trees, source, task_rows=[1, -1, 0], new_rows=new_rows)
+    jax.tree.map(np.testing.assert_array_equal, merged, to_dict(nnx.state(model, nnx.Param)))
+
+
+def test_what_a_model_of_shapes_lacks_a_value_for_is_said():
+    model = nnx.eval_shape(lambda: Policy(3, nnx.Rngs(1)))
+    report = merge_into(model, nnx.state(Policy(0, nnx.Rngs(0)), nnx.Param))
+    assert report.kept == report.without_value == [TABLE]
+    assert f"kept    {TABLE}  without a value" in str(report)
+    values = to_dict(nnx.state(model, nnx.Param))
+    assert isinstance(values["task_embeddings"]["embedding"], jax.ShapeDtypeStruct)
+    assert isinstance(values["dense"]["kernel"], jax.Array)
+    with pytest.raises(ValueError, match="needs the model's values"):
+        old = nnx.state(Policy(2, nnx.Rngs(0)), nnx.Param)
+        merge_into(model, old, task_rows=[1, -1, 0])
+
+
 def test_after_an_error_the_module_is_as_it_was():
     model = Policy(3, nnx.Rngs(0))
     before = jax.tree.map(np.asarray, nnx.state(model))

@@ -93,6 +93,9 @@ def merge_into(
     named in `keep`, and the `TaskParam`s are the tables that `task_rows` remaps. The other
     arguments and the errors are those of `merge_params`. After an error the module is unchanged.
 
+    The module may come from `nnx.eval_shape`. Its leaves then become arrays, except those that
+    the checkpoint lacks. The report lists these in `without_value`.
+
     >>> from flax import nnx
     >>> import taskcond
     >>> released = nnx.state(nnx.Linear(4, 4, rngs=nnx.Rngs(0)), nnx.Param)
@@ -108,7 +111,7 @@ def merge_into(
     tables = [re.escape(path) for path in flatten(nnx.state(model, TaskParam))]
     rules = MergeRules((*as_tuple(keep), *tables), drop, rename, task_rows, new_rows, tables)
     params, report = _merge(to_dict(state), source, rules)
-    replace_values(state, jax.tree.map(jnp.asarray, params))
+    replace_values(state, jax.tree.map(_as_array, params))
     nnx.update(model, state)
     return report
 
@@ -126,6 +129,8 @@ def _merge(target: Tree, source: Tree, rules: MergeRules) -> tuple[dict[Any, Any
         own = flat_target[target_paths[path]]
         if leaf.source is None:
             merged[target_paths[path]] = own
+            if isinstance(own, jax.ShapeDtypeStruct):
+                report.without_value.append(path)
             continue
         value = flat_source[source_paths[leaf.source]]
         bad = count_nonfinite(value)
@@ -136,6 +141,10 @@ def _merge(target: Tree, source: Tree, rules: MergeRules) -> tuple[dict[Any, Any
         merged[target_paths[path]] = _put(value, own)
     warn_nonfinite(report.nonfinite)
     return rebuild(target, merged), report
+
+
+def _as_array(leaf: Any) -> Any:
+    return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf)
 
 
 def _put(value: Any, target: Any) -> Shaped[Array, "..."] | Shaped[np.ndarray, "..."]:

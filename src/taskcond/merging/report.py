@@ -17,6 +17,7 @@ class MergeReport:
     Attributes:
         loaded: Paths that have the checkpoint's values.
         kept: Paths that stay as they are in the model.
+        without_value: Kept paths of which the model has a shape alone, as after `nnx.eval_shape`.
         dropped: Paths of the checkpoint that were left out.
         renamed: `{path in the checkpoint: path in the model}`, for paths that `rename` changed.
         cast: `{path: (dtype in the checkpoint, dtype in the model)}`, for dtypes that differ.
@@ -27,6 +28,7 @@ class MergeReport:
 
     loaded: list[str] = dataclasses.field(default_factory=list)
     kept: list[str] = dataclasses.field(default_factory=list)
+    without_value: list[str] = dataclasses.field(default_factory=list)
     dropped: list[str] = dataclasses.field(default_factory=list)
     renamed: dict[str, str] = dataclasses.field(default_factory=dict)
     cast: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
@@ -38,7 +40,7 @@ class MergeReport:
         return columns(
             [
                 ("loaded", f"{len(self.loaded)} leaves", ""),
-                *(("kept", path, "as it is in the model") for path in self.kept),
+                *(("kept", path, self._value_of(path)) for path in self.kept),
                 *(("dropped", path, "left out") for path in self.dropped),
                 *(("renamed", old, f"-> {new}") for old, new in self.renamed.items()),
                 *(("cast", path, f"{old} -> {new}") for path, (old, new) in self.cast.items()),
@@ -47,6 +49,11 @@ class MergeReport:
                 *(("unused", what, "matches nothing") for what in self.unused),
             ]
         )
+
+    def _value_of(self, path: str) -> str:
+        if path in self.without_value:
+            return "without a value: the model has a shape alone, so initialize it"
+        return "as it is in the model"
 
 
 @dataclasses.dataclass(frozen=True)
