@@ -57,7 +57,7 @@ class TaskVocabulary:
 
     @property
     def dataset_tasks(self) -> Mapping[int, str] | None:
-        """`{task_index: name}` of the dataset that `from_lerobot` read; `None` for the others.
+        """The names of the dataset's tasks by `task_index`; `None` unless `from_lerobot` read it.
 
         It is not saved, and two vocabularies are equal if their names are.
         """
