@@ -1,5 +1,6 @@
 """`import taskcond` is light, and reaches its packages without importing them eagerly."""
 
+import importlib.metadata
 import subprocess
 import sys
 
@@ -24,3 +25,13 @@ def test_packages_are_imported_when_they_are_used():
 def test_an_unknown_name_is_an_attribute_error():
     code = "import taskcond\ntry: taskcond.confusion\nexcept AttributeError as e: print(e)"
     assert "module 'taskcond' has no attribute 'confusion'" in run(code)
+
+
+def test_the_version_is_that_of_the_distribution():
+    version = importlib.metadata.version("taskcond")
+    assert run("import taskcond; print(taskcond.__version__)") == f"{version}\n"
+    for command in (["-m", "taskcond"], ["-c", "import taskcond.__main__ as m; m.main()"]):
+        done = subprocess.run(
+            [sys.executable, *command, "--version"], capture_output=True, text=True, check=True
+        )
+        assert done.stdout == f"taskcond {version}\n"

@@ -1,6 +1,7 @@
 """Task conditioning for multi-task robot policies in JAX/Flax."""
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from taskcond.data.extract import ExtractTaskID, extract_task_id
@@ -37,10 +38,12 @@ _LAZY = ("checkpoint", "diagnostics", "functional", "linen")  # imported when th
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version(__name__)
     if name in _LAZY:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), "__version__", *_LAZY})

@@ -1,4 +1,4 @@
-"""Runs the command line: `python -m taskcond`."""
+"""Runs the command line: `python -m taskcond`, which is also the command `taskcond`."""
 
 import sys
 

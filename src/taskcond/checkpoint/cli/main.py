@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import io
 import json
 import os
@@ -23,11 +24,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 1 if the command was refused, with the reason on stderr; 130 if it was interrupted.
         Wrong usage exits with 2.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if list(arguments) == ["--version"]:
+        print(f"taskcond {importlib.metadata.version('taskcond')}")
+        return 0
     command = tyro.cli(
         Command,  # type: ignore[arg-type]
-        prog="python -m taskcond",
+        prog="taskcond",
         description="Inspect, compare, merge, grow and combine checkpoints of policies with tasks. "
-        "Exit code: 0 done, 1 refused (the reason is on stderr), 2 wrong usage.",
+        "`--version` prints the version. Exit code: 0 done, 1 refused (the reason is on stderr), 2 wrong usage.",
         args=arguments,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
