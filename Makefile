@@ -1,29 +1,41 @@
-# `make demo` and `make test` need nothing but Python 3.11, git and make.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# `make demo` and `make test` need nothing but Python 3.11 or newer, git and make.
+
+# Prints the first of some versions of Python that runs, on the PATH or under pyenv.
+find_python = $(shell for v in $(1); do for p in python$$v \
+	"$$(pyenv root 2>/dev/null)"/versions/$$v.*/bin/python; do \
+	"$$p" -c '' 2>/dev/null && echo "$$p" && exit; done; done)
+PYTHON ?= $(call find_python,3.13 3.12 3.11)
+PYTHON_3_11 ?= $(call find_python,3.11)
 DATA ?=
 WORKERS ?= 2
 NAMES ?=
+comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quickstart test test-oldest lint types format bench docs clean
+.PHONY: help demo quickstart test test-middle test-oldest lint types format bench docs clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-# A virtual environment for each of the two version sets: .venv (newest) and .venv-oldest.
+# A virtual environment for each of the three version sets: .venv (newest), -middle and -oldest.
 # uv is bootstrapped with pip, so that a machine without it is enough.
+# $(1): the folder; $(2): the Python; $(3): the extras; $(4): the versions
 define make_venv
-	$(PYTHON) -m venv $(1)
-	$(1)/bin/python -m pip install --quiet --constraint $(2) uv
-	$(1)/bin/uv pip install --quiet --python $(1)/bin/python --constraint $(2) --editable '.[checkpoint,examples,dev,docs]'
+	$(if $(2),,$(error Python was not found. Install 3.11, 3.12 or 3.13, or pass PYTHON=path))
+	$(2) -m venv --clear $(1)
+	$(1)/bin/python -m pip install --quiet --constraint $(4) uv
+	$(1)/bin/uv pip install --quiet --python $(1)/bin/python --constraint $(4) --editable '.[$(3)]'
 	touch $@
 endef
 
 .venv/.done: pyproject.toml constraints/newest.txt
-	$(call make_venv,.venv,constraints/newest.txt)
+	$(call make_venv,.venv,$(PYTHON),checkpoint$(comma)examples$(comma)dev$(comma)docs,constraints/newest.txt)
+
+.venv-middle/.done: pyproject.toml constraints/middle.txt
+	$(call make_venv,.venv-middle,$(PYTHON_3_11),checkpoint$(comma)dev,constraints/middle.txt)
 
 .venv-oldest/.done: pyproject.toml constraints/oldest.txt
-	$(call make_venv,.venv-oldest,constraints/oldest.txt)
+	$(call make_venv,.venv-oldest,$(PYTHON_3_11),checkpoint$(comma)examples$(comma)dev$(comma)docs,constraints/oldest.txt)
 
 demo: .venv/.done  ## Train without and with task conditioning; print and plot the difference. DATA=path: on your dataset.
 	.venv/bin/python -m examples.pi0.demo $(if $(DATA),--data $(DATA))
@@ -31,8 +43,11 @@ demo: .venv/.done  ## Train without and with task conditioning; print and plot t
 quickstart: .venv/.done  ## The same for the policy of examples/quickstart.py, on states and actions alone.
 	.venv/bin/python -m examples.quickstart $(if $(DATA),--data $(DATA))
 
-test: .venv/.done  ## Run the tests on the newest jax and flax.
+test: .venv/.done  ## Run the tests on the newest jax and flax that this Python allows.
 	.venv/bin/python -m pytest -n $(WORKERS)
+
+test-middle: .venv-middle/.done  ## Run the library's tests on jax 0.7.2 and flax 0.11.2.
+	.venv-middle/bin/python -m pytest -n $(WORKERS)
 
 test-oldest: .venv-oldest/.done  ## Run the same tests on jax 0.5.3 and flax 0.10.2.
 	.venv-oldest/bin/python -m pytest -n $(WORKERS)
@@ -56,4 +71,7 @@ docs: .venv/.done  ## Build the documentation into docs/_build.
 	.venv/bin/sphinx-build -W -q -b html docs docs/_build
 
 clean:  ## Remove what the other targets made.
-	rm -rf .venv .venv-oldest docs/_build runs .pytest_cache .ruff_cache
+	rm -rf .venv .venv-middle .venv-oldest docs/_build runs .pytest_cache .ruff_cache
+
+python-3.11:
+	@echo $(PYTHON_3_11)
