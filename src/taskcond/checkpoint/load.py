@@ -15,7 +15,7 @@ from taskcond.checkpoint.storage.errors import CheckpointError
 from taskcond.checkpoint.storage.leaf import Leaf, Progress, StrPath, read_leaf
 from taskcond.data.vocabulary import TaskVocabulary
 from taskcond.merging.plan import MergeRules, plan_merge
-from taskcond.trees import Tree, flatten, plain_paths, rebuild, sharding_of
+from taskcond.trees import Tree, flatten, rebuild, sharding_of
 
 
 def load_params(
@@ -62,7 +62,7 @@ def load_params(
     if checkpoint.conditioning is not None:
         checkpoint.conditioning.check(scale=scale, fusion=fusion, vocabulary=vocabulary)
     flat = dict(checkpoint.leaves) if like is None else flatten(like)
-    full = plain_paths(flat)
+    full = checkpoint.paths_in(flat)
     target = {path: flat[name] for path, name in full.items()}
     plan_merge(target, checkpoint.leaves, MergeRules())  # raises unless everything fits
     given = _shardings(sharding, flat)

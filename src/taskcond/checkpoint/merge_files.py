@@ -21,7 +21,7 @@ from taskcond.merging.plan import LeafPlan, MergeRules, plan_merge
 from taskcond.merging.report import MergeReport
 from taskcond.merging.tables import Rows, Start, take_rows
 from taskcond.nn.fusion import FUSIONS
-from taskcond.trees import Tree, flatten, plain_paths
+from taskcond.trees import Tree, flatten
 
 
 def merge_checkpoint(
@@ -93,7 +93,7 @@ def merge_checkpoint(
         progress=progress,
     )
     flat = flatten(target)
-    wanted = {path: flat[name] for path, name in plain_paths(flat).items()}
+    wanted = {path: flat[name] for path, name in checkpoint.paths_in(flat).items()}
     if task_rows is None and vocabulary is not None:
         task_rows = _rows_by_name(checkpoint.conditioning, vocabulary)
     rules = MergeRules(keep, drop, rename, task_rows, new_rows)

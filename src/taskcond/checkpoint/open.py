@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 import numpy as np
 from etils import epath
@@ -50,9 +51,11 @@ class Checkpoint:
         self._full = plain_paths(self._store.leaves)
         self.layout = layout_name(self._full)
         if format.has_torch_names:
-            self._full = {_table_name(path): full for path, full in self._full.items()}
-        if len(self._full) < len(self._store.leaves):
-            raise CheckpointError(f"{self.path}: two leaves have the same path")
+            renamed = {path: _table_name(path) for path in self._full}
+            self._full = {
+                path if new in self._full else new: self._full[path]
+                for path, new in renamed.items()
+            }
         self.leaves: dict[str, Leaf] = {
             path: self._store.leaves[full] for path, full in self._full.items()
         }
@@ -61,6 +64,17 @@ class Checkpoint:
     def read(self, path: str, box: Box) -> Shaped[np.ndarray, "..."]:
         """Reads a part of a leaf; this is cheap for pieces (`Leaf.pieces`) in order."""
         return self._store.read(self._full[path], box)
+
+    def paths_in(self, tree: Iterable[str]) -> dict[str, str]:
+        """Maps plain parameter paths to the paths in a model's tree, which may have any layout.
+
+        A tree that has paths of this checkpoint is plain, even if its own keys are called `params`
+        or `value`.
+        """
+        paths = list(tree)
+        if any(path in self.leaves for path in paths):
+            return {path: path for path in paths}
+        return plain_paths(paths)
 
     @property
     def table(self) -> str | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 
 from taskcond.checkpoint.conditioning import FILE, TaskConditioning, check_table
 from taskcond.checkpoint.open import Checkpoint
 from taskcond.checkpoint.storage.leaf import Leaf, Progress, StrPath
 from taskcond.checkpoint.storage.output import Output
 from taskcond.checkpoint.storage.write import PiecesOf, write
+from taskcond.trees import plain_paths
 
 RECIPE = "recipe.json"
 """The file in which a combined checkpoint says what it is made of."""
@@ -60,4 +62,21 @@ def write_checkpoint(
         own = {} if conditioning is None else {FILE: conditioning.to_json()}
         return {**own, **more_files()}
 
-    write(output, leaves, pieces, files)
+    plain = _stored_paths(leaves, output.format.prefix)
+    stored = {path: leaves[name] for path, name in plain.items()}
+    write(output, stored, lambda path: pieces(plain[path]), files)
+
+
+def _stored_paths(leaves: Iterable[str], prefix: str) -> dict[str, str]:
+    """Maps the paths to store to the plain ones.
+
+    Readers take a level that all leaves share, `params` or `value`, for the layout. Where a tree
+    has such a level of its own, it is therefore stored below another one.
+    """
+    paths = list(leaves)
+    for outer, inner in itertools.product(("", "params/"), ("", "/value")):
+        stored = {f"{outer}{path}{inner}": path for path in paths}
+        full = {f"{prefix}{path}": path for path in stored}
+        if all(stored[full[name]] == path for path, name in plain_paths(full).items()):
+            return stored
+    raise AssertionError("with both levels added, a reader removes exactly these")

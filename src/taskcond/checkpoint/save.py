@@ -24,6 +24,9 @@ def save_params(
 ) -> None:
     """Writes parameters as a checkpoint that plain Orbax reads, in the layout of released weights.
 
+    A tree that lies wholly below `params`, or whose leaves all lie under `value`, is in a layout of
+    checkpoints; it is written, and loaded again, without that level.
+
     Args:
         params: Nested dicts, or an `nnx.State`, of arrays that this process can reach.
         path: A local directory, which appears when it is complete. For openpi it must end in

@@ -17,13 +17,12 @@ checksums: a flipped bit in the data is found there only if it breaks the compre
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import json
 import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ from taskcond.checkpoint.storage.boxes import (
     split_at_chunks,
 )
 from taskcond.checkpoint.storage.errors import CheckpointError, as_checkpoint_error
-from taskcond.checkpoint.storage.leaf import PIECE_BYTES, Leaf
+from taskcond.checkpoint.storage.leaf import PIECE_BYTES, Leaf, below_others
 from taskcond.checkpoint.storage.zstd_stream import ChunkStream, read_value
 
 METADATA = "_METADATA"
@@ -100,7 +99,7 @@ class Orbax:
             problems.append(f"paths with the same name once `/` has become a dot: {double}")
         if odd := [path for path in leaves if {"", ".", ".."} & set(path.split("/"))]:
             problems.append(f"paths with an empty part: {odd}")
-        if below := [path for path in leaves if any(p in leaves for p in _parents(path))]:
+        if below := below_others(leaves):
             problems.append(f"leaves below other leaves: {below}")
         if problems:
             raise CheckpointError("Orbax cannot hold these leaves: " + "; ".join(problems))
@@ -331,10 +330,6 @@ def _kvstore(root: epath.Path) -> Any:
 def _leaf(array: Any) -> Leaf:
     chunk = array.chunk_layout.read_chunk.shape  # None for an array without axes
     return Leaf(tuple(array.shape), array.dtype.numpy_dtype, tuple(chunk or ()))
-
-
-def _parents(path: str) -> Iterator[str]:
-    return itertools.accumulate(path.split("/")[:-1], "{}/{}".format)
 
 
 def _new_array(base: Mapping[str, Any], path: str, leaf: Leaf) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from taskcond.checkpoint.storage.boxes import (
     relative,
 )
 from taskcond.checkpoint.storage.errors import CheckpointError, as_checkpoint_error
-from taskcond.checkpoint.storage.leaf import Leaf, as_bytes
+from taskcond.checkpoint.storage.leaf import Leaf, as_bytes, below_others
 
 _SUFFIX = ".safetensors"
 _INDEX_SUFFIX = ".safetensors.index.json"
@@ -89,6 +89,8 @@ class Safetensors:
         problems = [f"the format has no dtype for {wrong}"] if wrong else []
         if dots:
             problems.append(f"the names {dots} hold a dot, which cannot be told from a `/`")
+        if below := below_others(leaves):
+            problems.append(f"leaves below other leaves: {below}")
         if problems:
             raise CheckpointError("safetensors cannot hold these leaves: " + "; ".join(problems))
 
