@@ -14,6 +14,7 @@ from taskcond.checkpoint.storage.boxes import Box
 from taskcond.checkpoint.storage.errors import CheckpointError
 from taskcond.checkpoint.storage.leaf import Leaf, Progress, StrPath, read_leaf
 from taskcond.data.vocabulary import TaskVocabulary
+from taskcond.merging.finite import cast_array, count_nonfinite, warn_nonfinite
 from taskcond.merging.plan import MergeRules, plan_merge
 from taskcond.trees import Tree, flatten, rebuild, sharding_of
 
@@ -51,7 +52,8 @@ def load_params(
         not consist of NumPy arrays. Otherwise they are NumPy arrays.
 
     Warns:
-        UserWarning: Some tasks were never trained; the warning names them.
+        UserWarning: Some tasks were never trained, or leaves that were cast have NaN or Inf; the
+            warning names them.
 
     Raises:
         CheckpointError: The checkpoint cannot be read, or its task conditioning is not the
@@ -64,48 +66,61 @@ def load_params(
     flat = dict(checkpoint.leaves) if like is None else flatten(like)
     full = checkpoint.paths_in(flat)
     target = {path: flat[name] for path, name in full.items()}
-    plan_merge(target, checkpoint.leaves, MergeRules())  # raises unless everything fits
+    _, report = plan_merge(target, checkpoint.leaves, MergeRules())  # raises unless everything fits
     given = _shardings(sharding, flat)
     shardings = {path: given[name] for path, name in full.items()}
     dtypes = {path: np.dtype(leaf.dtype) for path, leaf in target.items()}
     on_device = [path for path in target if shardings[path] or not _is_numpy(target[path])]
     _check_dtypes({path: dtypes[path] for path in on_device})
     result: dict[str, Any] = {}
+    nonfinite: dict[str, int] = {}
     total, done = sum(leaf.nbytes for leaf in checkpoint.leaves.values()), 0
     for path in sorted(target, key=lambda path: -checkpoint.leaves[path].nbytes):
-        leaf = _load(checkpoint, path, dtypes[path], shardings[path], path in on_device)
-        result[full[path]] = leaf
+        reader = _Reader(checkpoint, path, dtypes[path])
+        result[full[path]] = reader.load(shardings[path], path in on_device)
+        if reader.nonfinite:
+            nonfinite[path] = reader.nonfinite
         done += checkpoint.leaves[path].nbytes
         if progress is not None:
             progress(done, total)
+    warn_nonfinite(nonfinite, report.cast)
     return _nested(result) if like is None else rebuild(like, result)
 
 
-def _load(
-    checkpoint: Checkpoint,
-    path: str,
-    dtype: np.dtype[Any],
-    sharding: jax.sharding.Sharding | None,
-    on_device: bool,
-) -> Shaped[Array, "..."] | Shaped[np.ndarray, "..."]:
-    def read(box: Box | None) -> np.ndarray:
-        return read_leaf(checkpoint, path, box).astype(dtype, copy=False)
+class _Reader:
+    """A leaf that is read and cast; counts the NaN and Inf among values that were cast."""
 
-    if not on_device:
-        return read(None)
-    if sharding is None:
-        return jax.device_put(read(None)).block_until_ready()
-    shape = checkpoint.leaves[path].shape
-    shards: dict[Any, np.ndarray] = {}  # several devices may hold the same shard
+    def __init__(self, checkpoint: Checkpoint, path: str, dtype: np.dtype[Any]):
+        self._checkpoint, self._path, self._dtype = checkpoint, path, dtype
+        self.nonfinite = 0
 
-    def shard(index: Any) -> np.ndarray:
-        box = tuple(slice(*part.indices(n)[:2]) for part, n in zip(index, shape, strict=True))
-        key = tuple((part.start, part.stop) for part in box)
-        if key not in shards:
-            shards[key] = read(box)
-        return shards[key]
+    def load(
+        self, sharding: jax.sharding.Sharding | None, on_device: bool
+    ) -> Shaped[Array, "..."] | Shaped[np.ndarray, "..."]:
+        """Reads the leaf, or the shards of this process's devices."""
+        if not on_device:
+            return self._read(None)
+        if sharding is None:
+            return jax.device_put(self._read(None)).block_until_ready()
+        shape = self._checkpoint.leaves[self._path].shape
+        shards: dict[Any, np.ndarray] = {}  # several devices may hold the same shard
 
-    return jax.make_array_from_callback(shape, sharding, shard).block_until_ready()
+        def shard(index: Any) -> np.ndarray:
+            box = tuple(slice(*part.indices(n)[:2]) for part, n in zip(index, shape, strict=True))
+            key = tuple((part.start, part.stop) for part in box)
+            if key not in shards:
+                shards[key] = self._read(box)
+            return shards[key]
+
+        return jax.make_array_from_callback(shape, sharding, shard).block_until_ready()
+
+    def _read(self, box: Box | None) -> np.ndarray:
+        value = read_leaf(self._checkpoint, self._path, box)
+        if value.dtype == self._dtype:
+            return value
+        value = cast_array(value, self._dtype)
+        self.nonfinite += count_nonfinite(value)
+        return value
 
 
 def _shardings(

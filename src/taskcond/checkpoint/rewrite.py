@@ -12,7 +12,7 @@ from taskcond.checkpoint.open import Checkpoint
 from taskcond.checkpoint.output import write_checkpoint
 from taskcond.checkpoint.storage.leaf import Leaf, Piece
 from taskcond.checkpoint.storage.output import Output
-from taskcond.merging.finite import count_nonfinite, warn_nonfinite
+from taskcond.merging.finite import cast_array, count_nonfinite, warn_nonfinite
 from taskcond.merging.plan import LeafPlan
 from taskcond.merging.report import MergeReport
 
@@ -51,10 +51,11 @@ def rewrite(
                 value = np.asarray(values[path])[(*box, ...)]
             else:
                 value = checkpoint.read(str(source), box)
+            value = cast_array(value, leaf.dtype)
             bad = count_nonfinite(value)
             if bad and source is not None:
                 report.nonfinite[path] = report.nonfinite.get(path, 0) + bad
-            yield box, value.astype(leaf.dtype, copy=False)
+            yield box, value
 
     write_checkpoint(output, leaves, pieces, conditioning)
-    warn_nonfinite(report.nonfinite)
+    warn_nonfinite(report.nonfinite, report.cast)
