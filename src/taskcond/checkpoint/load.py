@@ -9,10 +9,10 @@ import jax
 import numpy as np
 from jaxtyping import Array, Shaped
 
-from taskcond.checkpoint.open import Checkpoint, open_checkpoint
+from taskcond.checkpoint.open import open_checkpoint
 from taskcond.checkpoint.storage.boxes import Box
 from taskcond.checkpoint.storage.errors import CheckpointError
-from taskcond.checkpoint.storage.leaf import Leaf, Progress, StrPath, read_leaf
+from taskcond.checkpoint.storage.leaf import Leaf, Leaves, Progress, StrPath, read_leaf
 from taskcond.data.vocabulary import TaskVocabulary
 from taskcond.merging.finite import cast_array, count_nonfinite, warn_nonfinite
 from taskcond.merging.plan import MergeRules, plan_merge
@@ -27,6 +27,7 @@ def load_params(
     scale: float | None = None,
     fusion: str | None = None,
     vocabulary: TaskVocabulary | None = None,
+    table: str | None = None,
     progress: Progress | None = None,
 ) -> dict[Any, Any]:
     """Reads a checkpoint leaf by leaf, and puts each leaf where it belongs.
@@ -39,12 +40,13 @@ def load_params(
         like: The model's parameters: nested dicts, or an `nnx.State`, of arrays or
             `jax.ShapeDtypeStruct`s. It gives structure, dtypes and shardings, and must have the
             paths and shapes of the checkpoint; if it does not, use `merge_params`. `None` gives the
-            checkpoint's own tree and dtypes.
+            checkpoint's own tree and dtypes; of a training state, the parameters.
         sharding: One sharding for all leaves, or a tree of shardings. It takes precedence over the
             shardings of `like`. Each process reads only the shards of its devices.
         scale: The model's factor on task rows, which is compared with the checkpoint's.
         fusion: The model's fusion, which is compared with the checkpoint's.
         vocabulary: The model's vocabulary, which is compared with the checkpoint's.
+        table: The path of the task table; see `Checkpoint`.
         progress: A function that is called with the number of bytes done and their total.
 
     Returns:
@@ -60,13 +62,17 @@ def load_params(
             model's.
         MergeError: Paths or shapes differ from `like`; one error lists all of them.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, table)
     if checkpoint.conditioning is not None:
         checkpoint.conditioning.check(scale=scale, fusion=fusion, vocabulary=vocabulary)
     flat = dict(checkpoint.leaves) if like is None else flatten(like)
+    source: Leaves = checkpoint
     full = checkpoint.paths_in(flat)
+    if any(path in flat for paths in checkpoint.beside.values() for path in paths):
+        # A whole training state is asked for.
+        source, full = checkpoint.store, {checkpoint.everything.get(x, x): x for x in flat}
     target = {path: flat[name] for path, name in full.items()}
-    _, report = plan_merge(target, checkpoint.leaves, MergeRules())  # raises unless everything fits
+    _, report = plan_merge(target, source.leaves, MergeRules())  # raises unless everything fits
     given = _shardings(sharding, flat)
     shardings = {path: given[name] for path, name in full.items()}
     dtypes = {path: np.dtype(leaf.dtype) for path, leaf in target.items()}
@@ -74,13 +80,13 @@ def load_params(
     _check_dtypes({path: dtypes[path] for path in on_device})
     result: dict[str, Any] = {}
     nonfinite: dict[str, int] = {}
-    total, done = sum(leaf.nbytes for leaf in checkpoint.leaves.values()), 0
-    for path in sorted(target, key=lambda path: -checkpoint.leaves[path].nbytes):
-        reader = _Reader(checkpoint, path, dtypes[path])
+    total, done = sum(leaf.nbytes for leaf in source.leaves.values()), 0
+    for path in sorted(target, key=lambda path: -source.leaves[path].nbytes):
+        reader = _Reader(source, path, dtypes[path])
         result[full[path]] = reader.load(shardings[path], path in on_device)
         if reader.nonfinite:
             nonfinite[path] = reader.nonfinite
-        done += checkpoint.leaves[path].nbytes
+        done += source.leaves[path].nbytes
         if progress is not None:
             progress(done, total)
     warn_nonfinite(nonfinite, report.cast)
@@ -90,8 +96,8 @@ def load_params(
 class _Reader:
     """A leaf that is read and cast; counts the NaN and Inf among values that were cast."""
 
-    def __init__(self, checkpoint: Checkpoint, path: str, dtype: np.dtype[Any]):
-        self._checkpoint, self._path, self._dtype = checkpoint, path, dtype
+    def __init__(self, source: Leaves, path: str, dtype: np.dtype[Any]):
+        self._source, self._path, self._dtype = source, path, dtype
         self.nonfinite = 0
 
     def load(
@@ -102,7 +108,7 @@ class _Reader:
             return self._read(None)
         if sharding is None:
             return jax.device_put(self._read(None)).block_until_ready()
-        shape = self._checkpoint.leaves[self._path].shape
+        shape = self._source.leaves[self._path].shape
         shards: dict[Any, np.ndarray] = {}  # several devices may hold the same shard
 
         def shard(index: Any) -> np.ndarray:
@@ -115,7 +121,7 @@ class _Reader:
         return jax.make_array_from_callback(shape, sharding, shard).block_until_ready()
 
     def _read(self, box: Box | None) -> np.ndarray:
-        value = read_leaf(self._checkpoint, self._path, box)
+        value = read_leaf(self._source, self._path, box)
         if value.dtype == self._dtype:
             return value
         value = cast_array(value, self._dtype)

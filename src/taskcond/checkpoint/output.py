@@ -42,6 +42,7 @@ def write_checkpoint(
     leaves: Mapping[str, Leaf],
     pieces: PiecesOf,
     conditioning: TaskConditioning | None,
+    table: str | None = None,
     more_files: Callable[[], Mapping[str, str]] = dict,
 ) -> None:
     """Writes leaves, and beside them what their task table means.
@@ -51,18 +52,24 @@ def write_checkpoint(
         leaves: The leaves by path.
         pieces: Gives the chunks of a leaf, in order.
         conditioning: The content of `task_conditioning.json`, if there is one.
+        table: The path of the task table, if it is known.
         more_files: Gives further text files; it is called when all pieces have been written.
 
     Raises:
         CheckpointError: Writing is refused or fails; everything is as before then.
     """
-    check_table(leaves, conditioning, str(output.path))
+    check_table(leaves, conditioning, str(output.path), table)
 
     def files() -> dict[str, str]:
         own = {} if conditioning is None else {FILE: conditioning.to_json()}
         return {**own, **more_files()}
 
-    plain = _stored_paths(leaves, output.format.prefix)
+    names = dict.fromkeys(leaves)
+    plain = (
+        {name: name for name in names}
+        if output.like is not None
+        else _stored_paths(names, output.format.prefix)
+    )
     stored = {path: leaves[name] for path, name in plain.items()}
     write(output, stored, lambda path: pieces(plain[path]), files)
 

@@ -22,7 +22,6 @@ from taskcond.checkpoint import (
 )
 from taskcond.checkpoint.storage import leaf as leaf_module
 from taskcond.trees import flatten
-from tests.support import as_untyped_code
 from tests.support.specialists import (
     BIAS,
     KERNEL,
@@ -144,8 +143,3 @@ def test_what_overflows_in_the_results_dtype_is_counted(tmp_path):
         report = combine_checkpoints(Recipe(both, dtype="float16"), tmp_path / "out")
     assert report.overflowed == {"w": 1}
     assert report.nonfinite == {str(tmp_path / "a"): {"w": 1}}
-
-
-def test_a_dtype_that_there_is_not_is_refused():
-    with as_untyped_code(), pytest.raises(CheckpointError, match=r"dtype is 'float7', but must be"):
-        Recipe((Specialist("x"),), dtype="float7")

@@ -32,7 +32,6 @@ from taskcond.checkpoint.storage.errors import CheckpointError
 from taskcond.checkpoint.storage.leaf import Leaf, Piece, Progress, StrPath
 from taskcond.checkpoint.storage.threads import prefetch
 from taskcond.merging.finite import count_nonfinite
-from taskcond.merging.tables import is_table
 from taskcond.messages import columns, warn
 
 _BLOCK_BYTES = 1 << 18  # the arithmetic of a block stays in the processor's cache
@@ -128,7 +127,7 @@ def combine_checkpoints(
     )
     _check(recipe, specialists, base)
     table = combine_tables(recipe, specialists, base)
-    shared = {path: x for path, x in specialists[0].leaves.items() if not is_table(path)}
+    shared = {path: x for path, x in specialists[0].leaves.items() if path != specialists[0].table}
     recipe.check_rules(shared)
     dtypes = {path: _dtype(recipe, path, specialists, base) for path in shared}
     leaves = {path: leaf.rechunked(dtypes[path]) for path, leaf in shared.items()}
@@ -154,7 +153,8 @@ def combine_checkpoints(
         content = {"recipe": recipe.to_dict(), "versions": _versions(), "inputs": report.hashes}
         return {RECIPE: json.dumps(content, indent=2) + "\n"}
 
-    write_checkpoint(output, leaves, pieces, table.conditioning if table else None, record)
+    about = table.conditioning.at(table.path, leaves) if table else None
+    write_checkpoint(output, leaves, pieces, about, table.path if table else None, record)
     report.nonfinite = {one.path: one.nonfinite for one in inputs if one.nonfinite}
     if report.nonfinite:
         warn(f"NaN or Inf was combined: {report.nonfinite}")

@@ -77,8 +77,8 @@ class Format(Protocol):
         """Opens a checkpoint for reading."""
         ...
 
-    def create(self, root: Path, leaves: Mapping[str, Leaf]) -> Writer:
-        """Begins to write a checkpoint."""
+    def create(self, root: Path, leaves: Mapping[str, Leaf], like: Leaves | None) -> Writer:
+        """Begins to write a checkpoint, with the structure of `like` if that says more."""
         ...
 
     def verify(self, root: Path, leaves: Mapping[str, Leaf]) -> None:

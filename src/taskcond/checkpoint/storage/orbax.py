@@ -41,7 +41,7 @@ from taskcond.checkpoint.storage.boxes import (
     split_at_chunks,
 )
 from taskcond.checkpoint.storage.errors import CheckpointError, as_checkpoint_error
-from taskcond.checkpoint.storage.leaf import PIECE_BYTES, Leaf, below_others
+from taskcond.checkpoint.storage.leaf import PIECE_BYTES, Leaf, Leaves, below_others
 from taskcond.checkpoint.storage.zstd_stream import ChunkStream, read_value
 
 METADATA = "_METADATA"
@@ -108,9 +108,9 @@ class Orbax:
         """Opens a directory for reading."""
         return OrbaxReader(root)
 
-    def create(self, root: Path, leaves: Mapping[str, Leaf]) -> OrbaxWriter:
-        """Begins to write a directory."""
-        return OrbaxWriter(root, leaves)
+    def create(self, root: Path, leaves: Mapping[str, Leaf], like: Leaves | None) -> OrbaxWriter:
+        """Begins to write a directory, with the lists and empty nodes of `like`."""
+        return OrbaxWriter(root, leaves, like.tree if isinstance(like, OrbaxReader) else {})
 
     def verify(self, root: Path, leaves: Mapping[str, Leaf]) -> None:
         """Reads every chunk, and with it checks its checksum."""
@@ -130,6 +130,7 @@ class OrbaxReader:
 
     Attributes:
         leaves: The leaves by path: the keys as they are in the file, joined by `/`.
+        tree: Orbax's description of each leaf and of each empty node.
     """
 
     def __init__(self, root: epath.Path):
@@ -188,9 +189,10 @@ class OrbaxReader:
         """Returns the name of each leaf's array, and the options to open arrays with."""
         with as_checkpoint_error(f"{self._root}/{METADATA} is damaged or half-written"):
             metadata = json.loads((self._root / METADATA).read_text())
+            self.tree: dict[str, Any] = metadata["tree_metadata"]
             rows = [
-                tuple(str(part["key"]) for part in entry["key_metadata"])
-                for entry in metadata["tree_metadata"].values()
+                _keys(entry)
+                for entry in self.tree.values()
                 if entry["value_metadata"]["value_type"] not in _EMPTY
             ]
         names = {"/".join(keys): ".".join(keys) for keys in rows}
@@ -243,8 +245,8 @@ class OrbaxReader:
 class OrbaxWriter:
     """Writes an Orbax directory piece by piece; a piece of a leaf is one of its chunks."""
 
-    def __init__(self, root: Path, leaves: Mapping[str, Leaf]):
-        self._root = root
+    def __init__(self, root: Path, leaves: Mapping[str, Leaf], tree: Mapping[str, Any]):
+        self._root, self._tree = root, tree
         base = {
             "driver": "ocdbt",
             # The caller syncs once, when everything is written.
@@ -292,7 +294,7 @@ class OrbaxWriter:
         self._commit()
         while self._pending:
             self._pending.popleft().result()
-        (self._root / METADATA).write_text(json.dumps(_metadata(self._leaves)))
+        (self._root / METADATA).write_text(json.dumps(_metadata(self._leaves, self._tree)))
         now = time.time_ns()
         content = {
             "item_handlers": _PYTREE_HANDLER,
@@ -353,10 +355,14 @@ def _new_array(base: Mapping[str, Any], path: str, leaf: Leaf) -> dict[str, Any]
     }
 
 
-def _metadata(leaves: Mapping[str, Leaf]) -> dict[str, Any]:
-    def entry(path: str, leaf: Leaf) -> dict[str, Any]:
+def _keys(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(part["key"]) for part in entry["key_metadata"])
+
+
+def _metadata(leaves: Mapping[str, Leaf], tree: Mapping[str, Any]) -> dict[str, Any]:
+    def entry(leaf: Leaf, keys: Any) -> dict[str, Any]:
         return {
-            "key_metadata": [{"key": key, "key_type": 2} for key in path.split("/")],
+            "key_metadata": keys,
             "value_metadata": {
                 # `jax.Array` would tie the file to the devices of this machine.
                 "value_type": "np.ndarray",
@@ -365,10 +371,19 @@ def _metadata(leaves: Mapping[str, Leaf]) -> dict[str, Any]:
             },
         }
 
+    # Orbax restores nothing into another structure: its lists, their order and empty nodes stay.
+    entries, missing = {}, dict(leaves)
+    for name, old in tree.items():
+        path = "/".join(_keys(old))
+        if path in missing:
+            entries[name] = entry(missing.pop(path), old["key_metadata"])
+        elif old["value_metadata"]["value_type"] in _EMPTY - {"string"}:
+            entries[name] = old
+    for path, leaf in missing.items():
+        keys = path.split("/")
+        entries[str(tuple(keys))] = entry(leaf, [{"key": k, "key_type": 2} for k in keys])
     return {
-        "tree_metadata": {
-            str(tuple(path.split("/"))): entry(path, leaf) for path, leaf in leaves.items()
-        },
+        "tree_metadata": entries,
         "use_ocdbt": True,
         "use_zarr3": True,
         "store_array_data_equal_to_fill_value": True,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from taskcond.checkpoint.storage.errors import CheckpointError, as_checkpoint_error
 from taskcond.checkpoint.storage.formats import FORMATS, Format, get_format
-from taskcond.checkpoint.storage.leaf import Progress, StrPath
+from taskcond.checkpoint.storage.leaf import Leaves, Progress, StrPath
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Output:
         progress: See `Progress`.
         sources: Paths that are read while `path` is written.
         companions: Names of the other files that belong to a checkpoint.
+        like: The source of a training state, whose names and structure are kept.
     """
 
     path: Path
@@ -32,6 +33,7 @@ class Output:
     progress: Progress | None = None
     sources: tuple[str, ...] = ()
     companions: tuple[str, ...] = ()
+    like: Leaves | None = None
 
     @classmethod
     def at(

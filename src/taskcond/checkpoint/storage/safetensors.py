@@ -32,7 +32,7 @@ from taskcond.checkpoint.storage.boxes import (
     relative,
 )
 from taskcond.checkpoint.storage.errors import CheckpointError, as_checkpoint_error
-from taskcond.checkpoint.storage.leaf import Leaf, as_bytes, below_others
+from taskcond.checkpoint.storage.leaf import Leaf, Leaves, as_bytes, below_others
 
 _SUFFIX = ".safetensors"
 _INDEX_SUFFIX = ".safetensors.index.json"
@@ -98,7 +98,9 @@ class Safetensors:
         """Opens a file, an index, or a directory with either."""
         return SafetensorsReader(root)
 
-    def create(self, root: Path, leaves: Mapping[str, Leaf]) -> SafetensorsWriter:
+    def create(
+        self, root: Path, leaves: Mapping[str, Leaf], like: Leaves | None
+    ) -> SafetensorsWriter:
         """Begins to write the files."""
         return SafetensorsWriter(root, leaves)
 
