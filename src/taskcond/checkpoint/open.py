@@ -18,6 +18,7 @@ from taskcond.checkpoint.training import find_params
 from taskcond.trees import layout_name, plain_paths
 
 _ITEMS = ("params", "default")  # the directories in which trainers put the parameters of a step
+_UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of what Orbax is still writing
 
 
 class Checkpoint:
@@ -38,9 +39,9 @@ class Checkpoint:
         conditioning: The content of `task_conditioning.json`, or `None` if there is no such file.
 
     Args:
-        path: A directory of Orbax or safetensors, a `.safetensors` file or its index, the
-            directory of a training step, or that of all steps, which stands for the last step.
-            It may be local, `gs://` or `s3://`.
+        path: A directory of Orbax or safetensors, a `.safetensors` file or its index, a directory
+            that holds a single one of any name, the directory of a training step, or that of all
+            steps, which stands for the last step. It may be local, `gs://` or `s3://`.
         table: The path of the task table, if neither its name nor `task_conditioning.json` says it.
 
     Raises:
@@ -65,7 +66,7 @@ class Checkpoint:
         self.leaves: dict[str, Leaf] = {
             path: self.store.leaves[full] for path, full in self.full.items()
         }
-        self.conditioning = _conditioning(self.root)
+        self.conditioning = _conditioning(self.root, epath.Path(path))
         self._table = table
 
     def read(self, path: str, box: Box) -> Shaped[np.ndarray, "..."]:
@@ -137,12 +138,29 @@ def _locate(path: epath.Path) -> epath.Path:
     steps = [name for name in names if name.isdecimal()]  # some trainers pad them with zeros
     if steps:
         return _locate(path / max(steps, key=int))
+    items = [name for name in names if _is_item(path / name)]
+    if len(items) == 1:
+        return _locate(path / items[0])
+    if items:
+        raise CheckpointError(
+            f"{path} holds several checkpoints, {items}; pass the path of one of them, such as "
+            f"{path / items[-1]}"
+        )
     marks = ", ".join(format.marks for format in FORMATS.values())
     raise CheckpointError(
         f"{path} is not a checkpoint: it has none of {marks}, params or a step, but "
         f"{names[:8] if names else 'is empty'}. A directory that was being written when its "
-        "process ended looks like this; use an earlier step"
+        "process ended looks like this; use an earlier step, or the path of the directory that "
+        "has one of them"
     )
+
+
+def _is_item(path: epath.Path) -> bool:
+    """Returns whether an entry of a directory is a checkpoint, or a step that holds some."""
+    if path.name.startswith(".") or _UNFINISHED in path.name or not path.is_dir():
+        return False
+    places = [path, *(child for child in path.iterdir() if child.is_dir())]
+    return any(find_format(place) is not None for place in places)
 
 
 def _parameters(everything: Mapping[str, str]) -> tuple[dict[str, str], str]:
@@ -164,12 +182,13 @@ def _table_name(path: str) -> str:
     return path.removesuffix("weight") + "embedding" if is_table else path
 
 
-def _conditioning(root: epath.Path) -> TaskConditioning | None:
+def _conditioning(root: epath.Path, given: epath.Path) -> TaskConditioning | None:
     """Reads the task conditioning beside the arrays; for `RUN/STEP/params` also from above."""
-    directory = root if root.is_dir() else root.parent
-    places = [directory]
-    if directory.name in _ITEMS:
-        places.append(directory.parent)
+    places = [root if root.is_dir() else root.parent]
+    while given in places[-1].parents:
+        places.append(places[-1].parent)
+    if places[-1].name in _ITEMS or places[-1].parent.name.isdecimal():
+        places.append(places[-1].parent)
     if places[-1].name.isdecimal():
         places.append(places[-1].parent)
     for place in places:
