@@ -16,6 +16,7 @@ from taskcond.checkpoint.storage.leaf import Leaf, Leaves, Progress, StrPath, re
 from taskcond.data.vocabulary import TaskVocabulary
 from taskcond.merging.finite import cast_array, count_nonfinite, warn_nonfinite
 from taskcond.merging.plan import MergeRules, plan_merge
+from taskcond.merging.report import MergeError
 from taskcond.trees import Tree, flatten, rebuild, sharding_of
 
 
@@ -72,7 +73,11 @@ def load_params(
         # A whole training state is asked for.
         source, full = checkpoint.store, {checkpoint.everything.get(x, x): x for x in flat}
     target = {path: flat[name] for path, name in full.items()}
-    _, report = plan_merge(target, source.leaves, MergeRules())  # raises unless everything fits
+    try:
+        _, report = plan_merge(target, source.leaves, MergeRules())
+    except MergeError as error:
+        call = "params, report = merge_params(like, load_params(path), {})"
+        raise MergeError(error.problems, call) from None
     given = _shardings(sharding, flat)
     shardings = {path: given[name] for path, name in full.items()}
     dtypes = {path: np.dtype(leaf.dtype) for path, leaf in target.items()}

@@ -131,8 +131,8 @@ def _find_table(
     A model may have several tables, as long as nobody asks for one of them.
     """
     about = checkpoint.conditioning
-    if table is None and about is not None and about.table is not None:
-        renamed = next(iter(Renaming(rename).apply([about.table])))
+    if table is None and about is not None and checkpoint.table is not None:
+        renamed = next(iter(Renaming(rename).apply([checkpoint.table])))
         table = renamed if renamed in wanted else None
     several = sum(is_table(path) for path in wanted) > 1
     if table is None and several and about is None and not is_used:

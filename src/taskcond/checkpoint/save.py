@@ -50,7 +50,8 @@ def save_params(
     arrays = {plain: flat[name] for plain, name in plain_paths(flat).items()}
     if strange := [name for name, x in arrays.items() if not hasattr(x, "dtype")]:
         raise CheckpointError(
-            f"these leaves are not arrays: {strange}; make them arrays, or leave them out"
+            f"these leaves are not arrays: {strange}; make them arrays, and lists of arrays "
+            "dicts with the keys 0, 1, ..., or leave them out"
         )
     far = [name for name, x in arrays.items() if not getattr(x, "is_fully_addressable", True)]
     if far:

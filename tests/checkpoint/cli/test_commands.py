@@ -211,6 +211,19 @@ def test_a_merge_that_does_not_fit_says_so_in_flags(capsys, tmp_path):
     assert "keep=" not in err
 
 
+def test_leaves_are_dropped_and_renamed_without_a_target(capsys, named, tmp_path):
+    options = ("--drop", "dense/.*", "--rename", r"task_embeddings/(.*)=cond/\1")
+    code, out, _ = run(capsys, "merge", named, tmp_path / "x", *options)
+    assert code == 0
+    assert "dropped  dense/kernel" in out
+    found = Checkpoint(tmp_path / "x")
+    assert list(found.leaves) == [found.table] == ["cond/embedding"]
+    assert found.conditioning is not None
+    assert found.conditioning.vocabulary == TaskVocabulary(["pour", "wipe", "cut"])
+    rows = flatten(load_params(tmp_path / "x"))["cond/embedding"]
+    np.testing.assert_array_equal(rows, table(named))
+
+
 def test_an_interrupt_is_no_traceback(capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt

@@ -23,6 +23,7 @@ from taskcond.checkpoint.storage.errors import CheckpointError
 from taskcond.checkpoint.tasks import change_tasks
 from taskcond.data.vocabulary import TaskVocabulary
 from taskcond.ids import check_integer
+from taskcond.merging.patterns import PathFilter, Renaming
 from taskcond.merging.report import MergeReport
 from taskcond.merging.tables import Start, is_table
 from taskcond.nn.fusion import get_fusion
@@ -185,9 +186,15 @@ class Merge:
         below = any(path.startswith("params/") for path in source.leaves)
         return f"params/{TABLE}" if below else TABLE
 
+    def _own_shapes(self, source: Checkpoint) -> Target:
+        """Returns the source's model, without what is dropped, and under the new paths."""
+        drop, shapes = PathFilter(self.drop), _shapes(source)
+        old_path = Renaming(dict(map(_pair, self.rename))).apply(shapes)
+        return {new: shapes[old] for new, old in old_path.items() if old not in drop}
+
     def _target(self, source: Checkpoint) -> Target:
         """Returns the parameters of the new model."""
-        target = _shapes(source) if self.target is None else _read_shapes(self.target)
+        target = self._own_shapes(source) if self.target is None else _read_shapes(self.target)
         if self.num_tasks is None:
             return target
         height = check_integer("--num-tasks", self.num_tasks, 1)

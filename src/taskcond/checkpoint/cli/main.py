@@ -60,9 +60,14 @@ def _flags(error: MergeError) -> str:
     """Describes the problems of a merge, with the flags that would accept them."""
     problems = error.problems
     lines = [problems.summary(), problems.details()]
-    flags = [f"--{name} '{path}'" for name in ("keep", "drop") for path in getattr(problems, name)]
+    flags = [f"--rename '{old}={new}'" for old, new in problems.rename.items()]
+    flags += [f"--{name} '{path}'" for name in ("keep", "drop") for path in getattr(problems, name)]
+    if problems.rename:
+        lines.append("only the beginning of most paths differs")
     if flags:
         lines.append(f"to accept this: {' '.join(flags)}")
+    if problems.idle_tables:
+        lines.append("rows were not used, as no leaf is called as a task table; use --table PATH")
     if problems.tables:
         lines.append("to remap task rows: --vocabulary, or --rows=0,2,-1 (-1 for a new task)")
     return "\n".join(lines)
