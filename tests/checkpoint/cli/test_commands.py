@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -233,6 +234,22 @@ def test_an_interrupt_is_no_traceback(capsys, monkeypatch):
     assert code == 130
     assert err.strip() == "taskcond: interrupted; nothing was written"
     assert "error" in json.loads(out)
+
+
+def test_termination_cleans_up(capsys, monkeypatch, named, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def terminate(*_):
+        assert [path.name for path in tmp_path.glob(".x.*.partial")]  # it is being written
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("taskcond.checkpoint.cli.commands.ByteProgress.__call__", terminate)
+    code, out, err = run(capsys, "merge", named, tmp_path / "x", "--json")
+    assert code == 143
+    assert err.strip() == "taskcond: terminated; nothing was written"
+    assert "error" in json.loads(out)
+    assert [path.name for path in tmp_path.iterdir()] == ["named"]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.parametrize("name", ["task_conditioning.json", "tree.json"])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tyro
@@ -20,8 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Returns:
-        0; 1 if the command was refused, with the reason on stderr; 130 if it was interrupted.
-        Wrong usage exits with 2.
+        0; 1 if the command was refused, with the reason on stderr; 130 if it was interrupted; 143
+        if it was terminated (SIGTERM). Wrong usage exits with 2.
     """
     command = tyro.cli(
         Command,  # type: ignore[arg-type]
@@ -34,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # the terminal may lack letters of a task's name
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        report = command.run()
+        with _terminable():
+            report = command.run()
         print(json.dumps(_plain(report), indent=2) if command.json else report, flush=True)
     except BrokenPipeError:  # the reader has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -42,9 +46,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _refuse("interrupted; nothing was written", command.json)
         return 130
+    except _Terminated:
+        _refuse("terminated; nothing was written", command.json)
+        return 143
     except Exception as error:
         return _refuse(_reason(error), command.json)
     return 0
+
+
+class _Terminated(BaseException):
+    """Raised by SIGTERM, so that everything is cleaned up as after Ctrl-C."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Lets SIGTERM end the command with a clean-up, where signals can be handled."""
+
+    def terminate(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # or a second one would end the clean-up
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _reason(error: Exception) -> str:
