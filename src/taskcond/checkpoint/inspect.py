@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from taskcond.checkpoint.open import Checkpoint, open_checkpoint
+from taskcond.checkpoint.storage.errors import CheckpointError
 from taskcond.checkpoint.storage.leaf import Progress, StrPath, read_leaf, read_pieces
 from taskcond.merging.finite import count_nonfinite
 from taskcond.merging.tables import is_table
@@ -165,13 +166,19 @@ def _tasks(checkpoint: Checkpoint, path: str) -> list[InspectedTask]:
 def _nonfinite(checkpoint: Checkpoint, progress: Progress | None) -> dict[str, int]:
     found: dict[str, int] = {}
     done, total = 0, sum(leaf.nbytes for leaf in checkpoint.leaves.values())
+    damaged: list[str] = []
     for path in checkpoint.leaves:
-        for _, value in read_pieces(checkpoint, path):
-            if bad := count_nonfinite(value):
-                found[path] = found.get(path, 0) + bad
-            done += value.nbytes
-            if progress is not None:
-                progress(done, total)
+        try:
+            for _, value in read_pieces(checkpoint, path):
+                if bad := count_nonfinite(value):
+                    found[path] = found.get(path, 0) + bad
+                done += value.nbytes
+                if progress is not None:
+                    progress(done, total)
+        except CheckpointError as error:
+            damaged.append(str(error))
+    if damaged:
+        raise CheckpointError("\n".join(damaged))
     return found
 
 

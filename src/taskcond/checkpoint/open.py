@@ -12,6 +12,7 @@ from jaxtyping import Shaped
 from taskcond.checkpoint.conditioning import FILE, TaskConditioning, check_table, find_table
 from taskcond.checkpoint.storage.boxes import Box
 from taskcond.checkpoint.storage.errors import CheckpointError, as_checkpoint_error
+from taskcond.checkpoint.storage.files import check_regular
 from taskcond.checkpoint.storage.formats import FORMATS, find_format
 from taskcond.checkpoint.storage.leaf import Leaf, Leaves, StrPath
 from taskcond.checkpoint.training import find_params
@@ -193,6 +194,7 @@ def _conditioning(root: epath.Path, given: epath.Path) -> TaskConditioning | Non
         places.append(places[-1].parent)
     for place in places:
         if (place / FILE).exists():
+            check_regular([place / FILE])
             with as_checkpoint_error(f"{place / FILE} is malformed"):
                 text = (place / FILE).read_text()
                 return TaskConditioning.from_json(text, str(place / FILE))

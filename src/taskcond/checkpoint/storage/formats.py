@@ -65,8 +65,13 @@ class Format(Protocol):
         """Returns whether an entry of a directory makes that a checkpoint in this format."""
         ...
 
-    def is_part(self, entry: Path) -> bool:
-        """Returns whether an entry of a checkpoint's directory belongs to this format."""
+    def is_part(self, root: Path, name: str) -> bool:
+        """Returns whether a file of a checkpoint's directory belongs to this format.
+
+        Args:
+            root: The directory.
+            name: The path of the file in it.
+        """
         ...
 
     def check(self, leaves: Mapping[str, Leaf]) -> None:

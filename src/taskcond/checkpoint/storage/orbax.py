@@ -19,10 +19,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import re
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -41,22 +42,17 @@ from taskcond.checkpoint.storage.boxes import (
     split_at_chunks,
 )
 from taskcond.checkpoint.storage.errors import CheckpointError, as_checkpoint_error
+from taskcond.checkpoint.storage.files import check_regular
 from taskcond.checkpoint.storage.leaf import PIECE_BYTES, Leaf, Leaves, below_others
 from taskcond.checkpoint.storage.zstd_stream import ChunkStream, read_value
 
 METADATA = "_METADATA"
-_PARTS = {
-    METADATA,
-    "_CHECKPOINT_METADATA",
-    "_sharding",
-    "_strings.json",
-    "array_metadatas",
-    "checkpoint",
-    "commit_success.txt",
-    "d",
-    "descriptor",
-    "manifest.ocdbt",
-}
+_PART = re.compile(
+    rf"{METADATA}|_CHECKPOINT_METADATA|_sharding|_strings\.json|checkpoint|commit_success\.txt"
+    r"|descriptor(/descriptor\.pbtxt)?|array_metadatas/process_\d+"
+    r"|(ocdbt\.process_\w+/)?(manifest\.\w+|d/[0-9a-f]+)"
+)
+_PART_OF_ZARR = re.compile(r"\.zarray|\.zattrs|zarr\.json|(c/)?(\d+[./])*\d+|c")
 # Types of leaves for which Orbax stores no array.
 _EMPTY = {"None", "Dict", "List", "Tuple", "NamedTuple", "Unknown", "string"}
 _PYTREE_HANDLER = "orbax.checkpoint._src.handlers.pytree_checkpoint_handler.PyTreeCheckpointHandler"
@@ -82,10 +78,13 @@ class Orbax:
         """Returns whether an entry of a directory makes that an Orbax directory."""
         return entry.name == METADATA
 
-    def is_part(self, entry: Path) -> bool:
-        """Returns whether Orbax writes this entry into a checkpoint's directory."""
-        is_leaf = (entry / ".zarray").exists() or (entry / "zarr.json").exists()
-        return entry.name in _PARTS or entry.name.startswith("ocdbt.process_") or is_leaf
+    def is_part(self, root: Path, name: str) -> bool:
+        """Returns whether Orbax writes a file of this name into a checkpoint's directory."""
+        if _PART.fullmatch(name):
+            return True
+        leaf, _, part = name.partition("/")
+        is_leaf = any((root / leaf / mark).exists() for mark in (".zarray", "zarr.json"))
+        return is_leaf and _PART_OF_ZARR.fullmatch(part) is not None
 
     def check(self, leaves: Mapping[str, Leaf]) -> None:
         """Raises `CheckpointError` listing all leaves that a directory cannot hold."""
@@ -146,8 +145,15 @@ class OrbaxReader:
                 f"{root} is half-written: it has no manifest.ocdbt, because saving was "
                 "interrupted; use an earlier step"
             )
+        check_regular(self._data_files())
         with as_checkpoint_error(f"{root} is damaged or half-written"):
+            self._check_names(names.values())
             opened = {path: self._open(name, options) for path, name in names.items()}
+            bad = {path: error for path, x in opened.items() if (error := x.exception())}
+            if bad:
+                first = str(next(iter(bad.values()))).partition(" [")[0]
+                names = ", ".join(bad)
+                raise ValueError(f"{len(bad)} leaves cannot be opened ({names}): {first}")
             self._arrays = {path: future.result() for path, future in opened.items()}
         self.leaves = {path: _leaf(array) for path, array in self._arrays.items()}
         self._compressor = {path: _stream_compressor(a) for path, a in self._arrays.items()}
@@ -187,6 +193,7 @@ class OrbaxReader:
 
     def _names(self) -> tuple[dict[str, str], dict[str, Any]]:
         """Returns the name of each leaf's array, and the options to open arrays with."""
+        check_regular([self._root / METADATA])
         with as_checkpoint_error(f"{self._root}/{METADATA} is damaged or half-written"):
             metadata = json.loads((self._root / METADATA).read_text())
             self.tree: dict[str, Any] = metadata["tree_metadata"]
@@ -207,13 +214,21 @@ class OrbaxReader:
             "fill_missing_data_reads": not zeros_are_there,
         }
 
-    def _open(self, name: str, options: Mapping[str, Any]) -> Any:
-        base = self._base
-        is_key = isinstance(base, dict) and base["driver"] == "ocdbt"
+    def _data_files(self) -> Iterator[epath.Path]:
+        yield self._root / "manifest.ocdbt"
+        if (self._root / "d").is_dir():
+            yield from (self._root / "d").iterdir()
+
+    def _check_names(self, names: Iterable[str]) -> None:
+        if isinstance(self._base, dict) and self._base["driver"] == "ocdbt":
+            return
         # Without OCDBT a name is a directory, and must not lead out of this one.
-        if not is_key and ("/" in name or "\\" in name or name in (".", "..")):
-            raise CheckpointError(f"{self._root}: {name!r} is not a valid name of a leaf")
-        kvstore = ts.KvStore.Spec(base) / f"{name}/"
+        bad = [name for name in names if "/" in name or "\\" in name or name in (".", "..")]
+        if bad:
+            raise CheckpointError(f"{self._root}: these are not valid names of leaves: {bad}")
+
+    def _open(self, name: str, options: Mapping[str, Any]) -> Any:
+        kvstore = ts.KvStore.Spec(self._base) / f"{name}/"
         spec = {**options, "kvstore": kvstore.to_json(), "recheck_cached_data": "open"}
         return ts.open(spec, open=True, context=self._context)
 

@@ -85,7 +85,11 @@ def _write_leaves(output: Output, root: Path, leaves: Mapping[str, Leaf], pieces
 def _verify(format: Format, root: Path, leaves: Mapping[str, Leaf]) -> None:
     """Opens what was written, and reads all of it if the format has checksums."""
     found = format.open(epath.Path(root)).leaves
-    for name, leaf in leaves.items():
-        if name not in found or (found[name].shape, found[name].dtype) != (leaf.shape, leaf.dtype):
-            raise CheckpointError(f"{root}: {name} was not written completely; try again")
+    bad = [
+        name
+        for name, leaf in leaves.items()
+        if name not in found or (found[name].shape, found[name].dtype) != (leaf.shape, leaf.dtype)
+    ]
+    if bad:
+        raise CheckpointError(f"{root}: {bad} were not written completely; try again")
     format.verify(root, leaves)
