@@ -157,6 +157,14 @@ def test_moments_of_another_shape_are_refused(tmp_path):
     assert not (tmp_path / "y").exists()
 
 
+def test_an_optimizers_state_without_parameters_is_refused(tmp_path):
+    state = {"step": np.asarray(3), "opt_state": {"0": {"mu": small(3), "nu": small(3)}}}
+    save_params(state, tmp_path / "x")
+    assert_same(load_params(tmp_path / "x"), state)
+    with pytest.raises(CheckpointError, match="without parameters"):
+        change_tasks(tmp_path / "x", tmp_path / "y", rows=ROWS)
+
+
 def test_a_model_with_two_conditioners_is_saved_and_loaded(tmp_path):
     tree = {name: small(rows) for name, rows in (("arm", 2), ("hand", 3))}
     for format in ("orbax", "safetensors"):

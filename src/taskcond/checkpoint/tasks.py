@@ -15,7 +15,7 @@ from taskcond.checkpoint.output import output_at
 from taskcond.checkpoint.rewrite import rewrite
 from taskcond.checkpoint.storage.errors import CheckpointError
 from taskcond.checkpoint.storage.leaf import Leaves, Progress, StrPath, read_leaf
-from taskcond.checkpoint.training import find_mirrors
+from taskcond.checkpoint.training import find_mirrors, is_without_params
 from taskcond.data.vocabulary import TaskVocabulary
 from taskcond.ids import NULL_TASK
 from taskcond.merging.plan import MergeRules, plan_merge
@@ -120,6 +120,12 @@ def _table(
     checkpoint: Checkpoint, vocabulary: TaskVocabulary | None
 ) -> tuple[str, TaskConditioning]:
     """Returns the path and the meaning of the task table."""
+    if is_without_params(checkpoint.everything):
+        raise CheckpointError(
+            f"{checkpoint.path} is a part of a training state, without parameters, so that its "
+            "task table is not known; change the tasks of the parameters, which lie beside it, "
+            "and start the optimizer afresh"
+        )
     path = checkpoint.table
     if path is None:
         raise CheckpointError(

@@ -7,7 +7,7 @@ openpi and from flax (`step`, `params`, `opt_state` and more), or is an `nnx.Opt
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from taskcond.checkpoint.storage.errors import CheckpointError
 from taskcond.checkpoint.storage.leaf import Leaf
@@ -31,12 +31,9 @@ def find_params(paths: Iterable[str]) -> str | None:
     'policy/'
     """
     keys = [tuple(path.split("/")) for path in paths]
-    known = {key[:n] for key in keys for n in range(len(key) + 1)}
-    nodes = {key[: key.index(_OPTIMIZER)] for key in keys if _OPTIMIZER in key[:-1]}
-    nodes = {node for node in nodes if (*node, _STEP) in known}
-    if not nodes:
+    node = _find_node(keys)
+    if node is None:
         return None
-    node = min(nodes, key=len)
     for home in (node, node[:-1]):
         names = {
             key[len(home)] for key in keys if key[: len(home)] == home and key[len(home) + 1 :]
@@ -48,6 +45,16 @@ def find_params(paths: Iterable[str]) -> str | None:
         if found:
             return "/".join((*home, found[0], ""))
     return None
+
+
+def is_without_params(paths: Collection[str]) -> bool:
+    """Returns whether there is an optimizer's state, but no parameters.
+
+    >>> is_without_params(["step", "opt_state/0/mu/kernel"])
+    True
+    """
+    has_state = _find_node([tuple(path.split("/")) for path in paths]) is not None
+    return has_state and find_params(paths) is None
 
 
 def find_mirrors(table: str, leaves: Mapping[str, Leaf]) -> dict[str, bool]:
@@ -80,6 +87,13 @@ def find_mirrors(table: str, leaves: Mapping[str, Leaf]) -> dict[str, bool]:
             "alone, and start the optimizer afresh"
         )
     return {path: _OPTIMIZER in path.split("/") for path in mirrors if leaves[path].shape == wanted}
+
+
+def _find_node(keys: Collection[tuple[str, ...]]) -> tuple[str, ...] | None:
+    """Returns the keys of the node that has a step and an optimizer's state, the topmost one."""
+    known = {key[:n] for key in keys for n in range(len(key) + 1)}
+    nodes = {key[: key.index(_OPTIMIZER)] for key in keys if _OPTIMIZER in key[:-1]}
+    return min((node for node in nodes if (*node, _STEP) in known), key=len, default=None)
 
 
 def _name(table: str, leaves: Iterable[str]) -> str:

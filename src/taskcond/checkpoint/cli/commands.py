@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
-from pathlib import Path
 from typing import Annotated, Literal
 
 import jax
@@ -13,6 +11,16 @@ import jax.numpy as jnp
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
+from taskcond.checkpoint.cli.arguments import (
+    Target,
+    names_in,
+    parse_addition,
+    parse_rename,
+    parse_rows,
+    read_shapes,
+    read_vocabulary,
+    shapes_of,
+)
 from taskcond.checkpoint.cli.progress import ByteProgress
 from taskcond.checkpoint.combining.combine import CombineReport, combine_checkpoints
 from taskcond.checkpoint.diff import Difference, diff_checkpoints
@@ -33,7 +41,6 @@ TABLE = "task_embeddings/embedding"
 
 Source = Annotated[str, Positional, arg(metavar="SOURCE")]
 Out = Annotated[str, Positional, arg(metavar="OUT")]
-Target = dict[str, jax.ShapeDtypeStruct | jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,10 +160,10 @@ class Merge:
                 self.out,
                 keep=(*self.keep, re.escape(table)) if is_new and table else self.keep,
                 drop=self.drop,
-                rename=dict(_pair(text) for text in self.rename),
-                task_rows=_rows(self.rows),
+                rename=dict(parse_rename(text) for text in self.rename),
+                task_rows=parse_rows(self.rows),
                 new_rows="target" if start == "initial" else start,
-                vocabulary=_vocabulary(self.vocabulary),
+                vocabulary=read_vocabulary(self.vocabulary),
                 scale=self.scale,
                 fusion=self.fusion,
                 table=table,
@@ -188,13 +195,13 @@ class Merge:
 
     def _own_shapes(self, source: Checkpoint) -> Target:
         """Returns the source's model, without what is dropped, and under the new paths."""
-        drop, shapes = PathFilter(self.drop), _shapes(source)
-        old_path = Renaming(dict(map(_pair, self.rename))).apply(shapes)
+        drop, shapes = PathFilter(self.drop), shapes_of(source)
+        old_path = Renaming(dict(map(parse_rename, self.rename))).apply(shapes)
         return {new: shapes[old] for new, old in old_path.items() if old not in drop}
 
     def _target(self, source: Checkpoint) -> Target:
         """Returns the parameters of the new model."""
-        target = self._own_shapes(source) if self.target is None else _read_shapes(self.target)
+        target = self._own_shapes(source) if self.target is None else read_shapes(self.target)
         if self.num_tasks is None:
             return target
         height = check_integer("--num-tasks", self.num_tasks, 1)
@@ -252,19 +259,19 @@ class Tasks:
 
     def run(self) -> MergeReport:
         """Runs the command."""
-        known = _vocabulary(self.source_vocabulary)
-        vocabulary = _vocabulary(self.vocabulary)
-        added = dict(_addition(text) for text in self.add)
+        known = read_vocabulary(self.source_vocabulary)
+        vocabulary = read_vocabulary(self.vocabulary)
+        added = dict(parse_addition(text) for text in self.add)
         if self.add or self.remove:
             vocabulary = self._edit(
-                vocabulary or known or _names(self.source, self.table), list(added)
+                vocabulary or known or names_in(self.source, self.table), list(added)
             )
         with ByteProgress("writing") as progress:
             return change_tasks(
                 self.source,
                 self.out,
                 vocabulary,
-                rows=_rows(self.rows),
+                rows=parse_rows(self.rows),
                 new_rows=self.new_rows,
                 starts={name: start for name, start in added.items() if start is not None},
                 source_vocabulary=known,
@@ -328,63 +335,3 @@ Command = (
     | Annotated[Tasks, tyro.conf.subcommand("tasks")]
     | Annotated[Combine, tyro.conf.subcommand("combine")]
 )
-
-
-def _shapes(checkpoint: Checkpoint) -> Target:
-    return {
-        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-        for path, leaf in checkpoint.leaves.items()
-    }
-
-
-def _read_shapes(path: str) -> Target:
-    """Reads a model's parameters from another checkpoint, or JSON `{path: {shape, dtype}}`."""
-    if not path.endswith(".json"):
-        return _shapes(Checkpoint(path))
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        return {
-            name: jax.ShapeDtypeStruct(tuple(leaf["shape"]), leaf["dtype"])
-            for name, leaf in content.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(
-            f'{path} is not a tree of parameters, {{"path": {{"shape", "dtype"}}}}: {error}'
-        ) from error
-
-
-def _vocabulary(path: str | None) -> TaskVocabulary | None:
-    """Reads a vocabulary from a JSON file or a LeRobot dataset."""
-    if path is None:
-        return None
-    return (TaskVocabulary.from_lerobot if Path(path).is_dir() else TaskVocabulary.load)(path)
-
-
-def _names(source: str, table: str | None) -> TaskVocabulary:
-    conditioning = open_checkpoint(source, table).conditioning
-    if conditioning is None or conditioning.vocabulary is None:
-        raise CheckpointError(f"{source} does not name its tasks; pass --source-vocabulary")
-    return conditioning.vocabulary
-
-
-def _rows(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise CheckpointError(
-            f"--rows is {text!r}, but must be numbers separated by commas: --rows=0,2,-1"
-        ) from None
-
-
-def _pair(text: str) -> tuple[str, str]:
-    pattern, separator, path = text.partition("=")
-    if not separator:
-        raise CheckpointError(f"--rename is {text!r}, but must be PATTERN=PATH")
-    return pattern, path
-
-
-def _addition(text: str) -> tuple[str, str | None]:
-    name, separator, start = text.rpartition("=")
-    return (name, start) if separator else (text, None)

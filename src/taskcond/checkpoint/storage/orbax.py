@@ -152,8 +152,8 @@ class OrbaxReader:
             bad = {path: error for path, x in opened.items() if (error := x.exception())}
             if bad:
                 first = str(next(iter(bad.values()))).partition(" [")[0]
-                names = ", ".join(bad)
-                raise ValueError(f"{len(bad)} leaves cannot be opened ({names}): {first}")
+                listed = ", ".join(bad)
+                raise ValueError(f"{len(bad)} leaves cannot be opened ({listed}): {first}")
             self._arrays = {path: future.result() for path, future in opened.items()}
         self.leaves = {path: _leaf(array) for path, array in self._arrays.items()}
         self._compressor = {path: _stream_compressor(a) for path, a in self._arrays.items()}
