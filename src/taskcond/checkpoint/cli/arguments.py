@@ -1,4 +1,4 @@
-"""What the arguments of commands mean: values that are parsed, and files that are read."""
+"""The meaning of the commands' arguments: values that are parsed, and files that are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies in a directory: regular files, and things that must not be read or lost."""
+"""The content of a directory: regular files, and things that must not be read or lost."""
 
 from __future__ import annotations
 
