@@ -79,8 +79,9 @@ def plain_paths(paths: Iterable[str]) -> dict[str, str]:
     """
     paths = list(paths)
     prefix = "params/" if paths and all(path.startswith("params/") for path in paths) else ""
-    suffix = "/value" if paths and all(path.endswith("/value") for path in paths) else ""
-    return {path.removeprefix(prefix).removesuffix(suffix): path for path in paths}
+    inner = {path.removeprefix(prefix): path for path in paths}
+    suffix = "/value" if inner and all(path.endswith("/value") for path in inner) else ""
+    return {path.removesuffix(suffix): full for path, full in inner.items()}
 
 
 def layout_name(plain: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
 
@@ -12,7 +13,9 @@ from taskcond import TaskVocabulary
 from taskcond.checkpoint import (
     CheckpointError,
     TaskConditioning,
+    change_tasks,
     load_params,
+    merge_checkpoint,
     open_checkpoint,
     save_params,
 )
@@ -97,3 +100,37 @@ def test_without_the_file_everything_still_loads(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_params(tmp_path / "x", scale=3.0, vocabulary=NAMES)
+
+
+def test_the_path_of_a_table_with_another_name_is_kept(tmp_path):
+    tree = {"cond": {"embedding": small(3)["task_embeddings"]["embedding"]}}
+    about = TaskConditioning(3, 4, vocabulary=NAMES)
+    with pytest.raises(CheckpointError, match=r"no task table .*table=\.\.\. \(--table PATH\)"):
+        save_params(tree, tmp_path / "x", conditioning=about)
+    about = dataclasses.replace(about, table="cond/embedding")
+    save_params(tree, tmp_path / "x", conditioning=about)
+    assert open_checkpoint(tmp_path / "x").conditioning == about
+    assert open_checkpoint(tmp_path / "x").table == "cond/embedding"
+    assert "table" not in json.loads(dataclasses.replace(about, table=None).to_json())
+    change_tasks(tmp_path / "x", tmp_path / "y", TaskVocabulary(["cut", "pour"]))
+    assert open_checkpoint(tmp_path / "y").table == "cond/embedding"
+    rows = tree["cond"]["embedding"][[2, 0]]
+    np.testing.assert_array_equal(load_params(tmp_path / "y")["cond"]["embedding"], rows)
+    merge_checkpoint(
+        tmp_path / "y",
+        {"task_embeddings": {"embedding": rows}},
+        tmp_path / "z",
+        rename={"cond/(.*)": r"task_embeddings/\1"},
+    )
+    moved = open_checkpoint(tmp_path / "z").conditioning
+    assert moved is not None
+    assert (moved.table, moved.vocabulary) == (None, TaskVocabulary(["cut", "pour"]))
+
+
+def test_a_table_that_is_not_there_is_refused(tmp_path):
+    with_tasks(tmp_path / "x")
+    with pytest.raises(
+        CheckpointError, match=r"no leaf 'cond'.*but \['task_embeddings/embedding'\]"
+    ):
+        load_params(tmp_path / "x", table="cond")
+    assert load_params(tmp_path / "x", table="task_embeddings/embedding")

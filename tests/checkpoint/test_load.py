@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from taskcond import MergeError
+from taskcond import MergeError, merge_params
 from taskcond.checkpoint import (
     CheckpointError,
     load_params,
@@ -79,3 +79,17 @@ def test_all_that_does_not_fit_is_said_at_once(tmp_path):
     assert raised.value.missing == ("dense/more",)
     assert raised.value.mismatched == ("dense/kernel",)
     assert set(raised.value.unexpected) == {"dense/bias", TABLE}
+
+
+def test_the_advice_works_when_it_is_followed(tmp_path):
+    path = tmp_path / "x"
+    save_params({"net": small()}, path)
+    like = small(3)
+    with pytest.raises(MergeError) as raised:
+        load_params(path, like)
+    (call,) = (x for x in str(raised.value).splitlines() if x.startswith("to accept this: "))
+    call = call.removeprefix("to accept this: params, report = ")
+    known = {"merge_params": merge_params, "load_params": load_params, "like": like, "path": path}
+    params, report = eval(call, known)
+    assert_same(params, {**small(), "task_embeddings": like["task_embeddings"]})
+    assert (report.kept, report.dropped) == ([TABLE], ["net/" + TABLE])

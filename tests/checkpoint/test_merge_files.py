@@ -154,3 +154,20 @@ def test_a_new_table_is_described(tmp_path):
     )  # fmt: skip
     about = TaskConditioning.load(tmp_path / "x")
     assert about == TaskConditioning(5, 16, 0.1, "add", vocabulary, (0,) * 5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "counts"),
+    [("float16", 3), (jnp.float8_e4m3fn, 4), (jnp.bfloat16, 2)],
+)
+def test_what_overflows_in_a_cast_is_counted(tmp_path, dtype, counts):
+    values = np.array([np.nan, np.inf, 1e5, 1e3, 1.0], np.float32)
+    save_params({"w": values, "x": np.ones(2, np.float32)}, tmp_path / "x")
+    shapes = {name: jax.ShapeDtypeStruct((n,), dtype) for name, n in (("w", 5), ("x", 2))}
+    message = rf"NaN or Inf in w \({counts}, cast from float32 to {jnp.dtype(dtype)}\)"
+    with pytest.warns(UserWarning, match=message):
+        report = merge_checkpoint(tmp_path / "x", shapes, tmp_path / "y")
+    assert report.nonfinite == {"w": counts}
+    with pytest.warns(UserWarning, match=message):
+        load_params(tmp_path / "x", like=shapes)
+    assert inspect_checkpoint(tmp_path / "y").nonfinite == {"w": counts}

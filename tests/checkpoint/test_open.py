@@ -12,6 +12,7 @@ import safetensors.numpy
 
 from taskcond.checkpoint import (
     Checkpoint,
+    CheckpointError,
     TaskConditioning,
     load_params,
     open_checkpoint,
@@ -77,6 +78,33 @@ def test_a_single_item_of_a_checkpoint_manager_is_found(tmp_path):
     with ocp.CheckpointManager(tmp_path.resolve()) as manager:
         manager.save(3, args=ocp.args.StandardSave({"x": jnp.arange(3.0)}))
     assert load_params(tmp_path)["x"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["state", "train_state", "pytree", "step_3", "checkpoint_7"])
+@pytest.mark.parametrize("below", ["", "arrays"])
+def test_a_single_item_of_any_name_is_found(tmp_path, name, below):
+    tree = small(3)
+    save_params(tree, tmp_path / "run" / "5" / name / below)
+    (tmp_path / "run/5/assets/droid").mkdir(parents=True)
+    (tmp_path / "run/5/assets/droid/norm_stats.json").write_text("{}")
+    (tmp_path / "run/5/metrics").mkdir()
+    about = TaskConditioning(3, 4, scale=2.0)
+    about.save(tmp_path / "run" / "5")
+    for path in (tmp_path / "run", tmp_path / "run/5", tmp_path / "run/5" / name):
+        assert_same(load_params(path), tree)
+    assert open_checkpoint(tmp_path / "run").conditioning == about
+    assert open_checkpoint(tmp_path / "run/5").conditioning == about
+
+
+def test_several_items_are_listed_with_a_path_to_give(tmp_path):
+    for name in ("step_3", "step_7"):
+        save_params(small(), tmp_path / name / "params")
+    save_params(small(), tmp_path / "step_9.orbax-checkpoint-tmp-1")
+    save_params(small(), tmp_path / ".step_8.partial")
+    message = rf"several checkpoints, \['step_3', 'step_7'\]; .*{tmp_path}/step_7$"
+    with pytest.raises(CheckpointError, match=message):
+        load_params(tmp_path)
+    assert_same(load_params(tmp_path / "step_7"), small())
 
 
 def test_leaves_without_an_array_are_passed_over(tmp_path):

@@ -161,6 +161,71 @@ def test_one_error_lists_every_problem_and_the_arguments_that_accept_it():
     assert report.dropped == ["encoder/kernel", "old/w"]
 
 
+@pytest.mark.parametrize(
+    ("wrap", "rename"),
+    [
+        (lambda p: {"net": p}, {"net/(.*)": r"\1"}),
+        (lambda p: {"a": {"b": p}}, {"a/b/(.*)": r"\1"}),
+    ],
+)
+def test_where_only_the_beginning_differs_one_rename_is_the_advice(wrap, rename):
+    target = tree(1, 5)
+    for source, model, expected in (
+        (wrap(tree(0)), target, rename),
+        (tree(0), wrap(target), None),
+    ):
+        with pytest.raises(MergeError) as caught:
+            merge_params(model, source)
+        accept = str(caught.value).split("to accept this: ")[1].splitlines()[0]
+        arguments = eval(f"dict({accept})")
+        assert expected in (None, arguments["rename"])
+        assert [key.endswith(TABLE) for key in arguments["keep"]] == [True]
+        _, report = merge_params(model, source, **arguments)
+        assert [path.endswith(TABLE) for path in report.kept] == [True]
+        assert (len(report.loaded), report.dropped) == (3, [])
+
+
+def test_a_rename_that_breaks_what_fits_is_no_advice():
+    target = {"a": {"x": np.ones(1)}, "net": {"a": {"y": np.ones(1)}}}
+    with pytest.raises(MergeError, match=r"to accept this: keep=\['net/a/y'\], drop=\['a/y'\]"):
+        merge_params(target, {"a": {"x": np.ones(1), "y": np.ones(1)}})
+
+
+def test_after_a_rename_the_advice_names_the_checkpoints_paths():
+    source = {"old": {"w": np.ones(3), "b": np.ones(2)}}
+    target = {"new": {"w": np.ones(4)}}
+    rename = {"old/(.*)": r"new/\1"}
+    with pytest.raises(MergeError) as caught:
+        merge_params(target, source, rename=rename)
+    accept = str(caught.value).split("to accept this: ")[1].splitlines()[0]
+    _, report = merge_params(target, source, **{"rename": rename, **eval(f"dict({accept})")})
+    assert (report.kept, report.dropped) == (["new/w"], ["old/w", "old/b"])
+
+
+def test_what_is_no_array_is_named():
+    arrays = {"a": [np.ones(1)], "b": {"c": 1.0, "d": (np.ones(1),)}, "e": np.ones(1)}
+    message = r"not arrays: \{'checkpoint': \{'a': 'list', 'b/c': 'float', 'b/d': 'tuple'\}\}"
+    with pytest.raises(TypeError, match=message):
+        merge_params({"e": np.ones(1)}, arrays)
+    with pytest.raises(TypeError, match=r"not arrays: \{'model': \{'a': 'list'"):
+        merge_params(arrays, {"e": np.ones(1)})
+
+
+def test_rows_without_a_table_are_reported_and_the_error_names_the_argument():
+    def cond(rows):
+        return {"cond": {"embedding": np.ones((rows, 2))}}
+
+    _, report = merge_params(cond(2), cond(2), task_rows=[1, 0])
+    assert report.unused == ["task_rows"]
+    assert "unused  task_rows  no leaf of both has the path of a task table" in str(report)
+    with pytest.raises(MergeError, match=r"task_rows was not used: .* task_tables=\.\.\."):
+        merge_params(cond(3), cond(2), task_rows=[1, 0, 0])
+    merged, report = merge_params(
+        cond(3), cond(2), task_rows=[1, 0, 0], task_tables="cond/embedding"
+    )
+    assert (merged["cond"]["embedding"].shape, report.unused) == ((3, 2), [])
+
+
 def test_another_models_checkpoint_is_refused_whole():
     with pytest.raises(MergeError, match="3 missing, 2 unexpected"):
         merge_params(tree(0), {"a": np.ones(1), "b": {"c": np.ones(1)}})

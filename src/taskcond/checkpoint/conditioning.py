@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +41,8 @@ class TaskConditioning:
         vocabulary: The names of the tasks; `None` if they are unknown.
         frames_seen: For each task the number of frames on which it was trained. `None` for a task,
             or for all tasks, if that is unknown.
+        table: The path of the table, if its name does not tell; `None` for the only leaf called
+            `task_embeddings/embedding`.
 
     Raises:
         CheckpointError: A field has a wrong type or value, or fields contradict each other. One
@@ -57,6 +59,7 @@ class TaskConditioning:
     fusion: str | None = None
     vocabulary: InstanceOf[TaskVocabulary] | None = None
     frames_seen: tuple[Count | None, ...] | None = None
+    table: str | None = None
 
     def __post_init__(self) -> None:
         problems = [
@@ -103,7 +106,7 @@ class TaskConditioning:
 
     def to_json(self) -> str:
         """Returns the content of the file."""
-        content = {
+        content: dict[str, Any] = {
             "num_tasks": self.num_tasks,
             "features": self.features,
             "scale": self.scale,
@@ -111,6 +114,8 @@ class TaskConditioning:
             "tasks": None if self.vocabulary is None else list(self.vocabulary),
             "frames_seen": None if self.frames_seen is None else list(self.frames_seen),
         }
+        if self.table is not None:
+            content["table"] = self.table
         return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -193,6 +198,16 @@ class TaskConditioning:
         self.require(vocabulary=vocabulary)
         return dataclasses.replace(self, vocabulary=vocabulary)
 
+    def at(self, table: str, leaves: Iterable[str]) -> TaskConditioning:
+        """Returns the conditioning of the table at a path; records it if its name does not tell.
+
+        Args:
+            table: The path of the table.
+            leaves: The paths of all leaves.
+        """
+        is_obvious = [path for path in leaves if is_table(path)] == [table]
+        return dataclasses.replace(self, table=None if is_obvious else table)
+
     def with_rows(self, rows: Rows, vocabulary: TaskVocabulary | None) -> TaskConditioning:
         """Returns the conditioning of a table whose row `i` is this table's row `rows[i]`.
 
@@ -231,40 +246,67 @@ class TaskConditioning:
             )
 
 
-def find_table(leaves: Iterable[str], where: str = "the checkpoint") -> str | None:
+def find_table(
+    leaves: Collection[str], where: str = "the checkpoint", table: str | None = None
+) -> str | None:
     """Returns the path of the task table, if there is one.
 
+    Args:
+        leaves: The paths of all leaves.
+        where: Begins the message of an error.
+        table: The path, if somebody has said it.
+
     Raises:
-        CheckpointError: There are several.
+        CheckpointError: There are several, or none at `table`.
     """
     tables = [path for path in leaves if is_table(path)]
+    if table is not None:
+        if table not in leaves:
+            similar = tables or [p for p in leaves if p.endswith("/embedding")][:8] or [*leaves][:8]
+            raise CheckpointError(
+                f"{where} has no leaf {table!r} to be the task table, but {similar}; correct "
+                f"table (--table) or the field table of {FILE}"
+            )
+        return table
     if len(tables) > 1:
-        raise CheckpointError(f"{where} has several task tables: {tables}")
+        raise CheckpointError(
+            f"{where} has several task tables: {tables}; say which one with table=... "
+            f"(--table PATH), or in the field table of {FILE}"
+        )
     return tables[0] if tables else None
 
 
 def check_table(
-    leaves: Mapping[str, Leaf], conditioning: TaskConditioning | None, where: str
+    leaves: Mapping[str, Leaf],
+    conditioning: TaskConditioning | None,
+    where: str,
+    table: str | None = None,
 ) -> None:
     """Raises `CheckpointError` if a task conditioning does not fit the task table."""
-    table = find_table(leaves, where)
-    if table is not None and len(leaves[table].shape) != 2:
+    if table is None and conditioning is not None:
+        table = conditioning.table
+    tables = [path for path in leaves if is_table(path)]
+    if conditioning is not None or table is not None:
+        found = find_table(leaves, where, table)
+        tables = [] if found is None else [found]
+    if len(tables) == 1 and len(leaves[tables[0]].shape) != 2:
         raise CheckpointError(
-            f"{where}: the task table {table} has the shape {list(leaves[table].shape)}, but must "
-            "be [num_tasks, features]"
+            f"{where}: the task table {tables[0]} has the shape {list(leaves[tables[0]].shape)}, "
+            "but must be [num_tasks, features]"
         )
     if conditioning is None:
         return
-    if table is None:
+    if not tables:
         raise CheckpointError(
-            f"{where} has a {FILE} but no task table (a leaf task_embeddings/embedding); "
-            f"delete {FILE} if that is right"
+            f"{where} has a {FILE} but no task table (a leaf task_embeddings/embedding); if the "
+            f"table has another name, give it with table=... (--table PATH); if there is none, "
+            f"delete {FILE}"
         )
     stated = conditioning.num_tasks, conditioning.features
-    if stated != leaves[table].shape:
+    if stated != leaves[tables[0]].shape:
         raise CheckpointError(
-            f"{where}: {FILE} is about a table of {list(stated)}, but {table} has the shape "
-            f"{list(leaves[table].shape)}; one of them belongs to another checkpoint"
+            f"{where}: {FILE} is about a table of {list(stated)}, but {tables[0]} has the shape "
+            f"{list(leaves[tables[0]].shape)}; one of them belongs to another checkpoint"
         )
 
 

@@ -7,8 +7,10 @@ import dataclasses
 import numpy as np
 
 from taskcond.checkpoint.open import Checkpoint, open_checkpoint
+from taskcond.checkpoint.storage.errors import CheckpointError
 from taskcond.checkpoint.storage.leaf import Progress, StrPath, read_leaf, read_pieces
 from taskcond.merging.finite import count_nonfinite
+from taskcond.merging.tables import is_table
 from taskcond.messages import columns
 
 
@@ -51,6 +53,8 @@ class Inspection:
         scale: Factor on task rows; `None` if it is unknown.
         fusion: The fusion of the model; `None` if it is unknown.
         nonfinite: `{path: number of NaN and Inf}`; `None` if values were not read.
+        tables: The paths of all task tables, of which `table` is `None` if nobody says which.
+        beside: `{first key: number of leaves}` of what a training state has beside its parameters.
     """
 
     path: str
@@ -67,6 +71,8 @@ class Inspection:
     scale: float | None
     fusion: str | None
     nonfinite: dict[str, int] | None
+    tables: list[str]
+    beside: dict[str, int]
 
     def __str__(self) -> str:
         size = _size(self.bytes)
@@ -76,6 +82,7 @@ class Inspection:
             ("parameters", f"{self.parameters:,} in {self.leaves} leaves, {size}"),
             ("dtypes", ", ".join(f"{name} {n:,}" for name, n in self.dtypes.items())),
             *(("module", f"{m}  {n:,}  {_size(b)}") for m, (n, b) in self.modules.items()),
+            *(("beside", f"{name}  {n} leaves, no parameters") for name, n in self.beside.items()),
             ("task table", self._describe_table()),
             *(("task", f"{i}  {task}") for i, task in enumerate(self.tasks)),
         ]
@@ -86,27 +93,36 @@ class Inspection:
 
     def _describe_table(self) -> str:
         if self.table is None:
-            return "none"
+            several = f"{len(self.tables)}: {', '.join(self.tables)}; --table PATH shows one"
+            return several if self.tables else "none"
         path, shape = self.table
         scale = "unknown" if self.scale is None else f"{self.scale:g}"
         return f"{path} {list(shape)}, scale {scale}, fusion {self.fusion or 'unknown'}"
 
 
 def inspect_checkpoint(
-    path: StrPath, *, values: bool = True, progress: Progress | None = None
+    path: StrPath,
+    *,
+    table: str | None = None,
+    values: bool = True,
+    progress: Progress | None = None,
 ) -> Inspection:
     """Describes a checkpoint.
 
     Args:
         path: See `Checkpoint`.
+        table: See `Checkpoint`.
         values: Whether to read all arrays, to find NaN and Inf.
         progress: A function that is called with the number of bytes done and their total.
 
     Raises:
         CheckpointError: The checkpoint cannot be read.
     """
-    checkpoint = open_checkpoint(path)
-    leaves, conditioning, table = checkpoint.leaves, checkpoint.conditioning, checkpoint.table
+    checkpoint = open_checkpoint(path, table)
+    leaves, conditioning = checkpoint.leaves, checkpoint.conditioning
+    tables = [name for name in leaves if is_table(name)]
+    is_open = table is None and conditioning is None and len(tables) > 1
+    table = None if is_open else checkpoint.table
     modules: dict[str, tuple[int, int]] = {}
     dtypes: dict[str, int] = {}
     for name, leaf in leaves.items():
@@ -125,17 +141,17 @@ def inspect_checkpoint(
         modules=modules,
         dtypes=dtypes,
         table=None if table is None else (table, leaves[table].shape),
-        tasks=_tasks(checkpoint),
+        tasks=[] if table is None else _tasks(checkpoint, table),
         scale=None if conditioning is None else conditioning.scale,
         fusion=None if conditioning is None else conditioning.fusion,
         nonfinite=_nonfinite(checkpoint, progress) if values else None,
+        tables=tables,
+        beside={name: len(paths) for name, paths in checkpoint.beside.items()},
     )
 
 
-def _tasks(checkpoint: Checkpoint) -> list[InspectedTask]:
-    if checkpoint.table is None:
-        return []
-    table = read_leaf(checkpoint, checkpoint.table).astype(np.float64)
+def _tasks(checkpoint: Checkpoint, path: str) -> list[InspectedTask]:
+    table = read_leaf(checkpoint, path).astype(np.float64)
     conditioning = checkpoint.conditioning
     unknown = (None,) * len(table)
     vocabulary = conditioning.vocabulary if conditioning else None
@@ -150,13 +166,19 @@ def _tasks(checkpoint: Checkpoint) -> list[InspectedTask]:
 def _nonfinite(checkpoint: Checkpoint, progress: Progress | None) -> dict[str, int]:
     found: dict[str, int] = {}
     done, total = 0, sum(leaf.nbytes for leaf in checkpoint.leaves.values())
+    damaged: list[str] = []
     for path in checkpoint.leaves:
-        for _, value in read_pieces(checkpoint, path):
-            if bad := count_nonfinite(value):
-                found[path] = found.get(path, 0) + bad
-            done += value.nbytes
-            if progress is not None:
-                progress(done, total)
+        try:
+            for _, value in read_pieces(checkpoint, path):
+                if bad := count_nonfinite(value):
+                    found[path] = found.get(path, 0) + bad
+                done += value.nbytes
+                if progress is not None:
+                    progress(done, total)
+        except CheckpointError as error:
+            damaged.append(str(error))
+    if damaged:
+        raise CheckpointError("\n".join(damaged))
     return found
 
 

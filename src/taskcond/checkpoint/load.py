@@ -9,13 +9,15 @@ import jax
 import numpy as np
 from jaxtyping import Array, Shaped
 
-from taskcond.checkpoint.open import Checkpoint, open_checkpoint
+from taskcond.checkpoint.open import open_checkpoint
 from taskcond.checkpoint.storage.boxes import Box
 from taskcond.checkpoint.storage.errors import CheckpointError
-from taskcond.checkpoint.storage.leaf import Leaf, Progress, StrPath, read_leaf
+from taskcond.checkpoint.storage.leaf import Leaf, Leaves, Progress, StrPath, read_leaf
 from taskcond.data.vocabulary import TaskVocabulary
+from taskcond.merging.finite import cast_array, count_nonfinite, warn_nonfinite
 from taskcond.merging.plan import MergeRules, plan_merge
-from taskcond.trees import Tree, flatten, plain_paths, rebuild, sharding_of
+from taskcond.merging.report import MergeError
+from taskcond.trees import Tree, flatten, rebuild, sharding_of
 
 
 def load_params(
@@ -26,6 +28,7 @@ def load_params(
     scale: float | None = None,
     fusion: str | None = None,
     vocabulary: TaskVocabulary | None = None,
+    table: str | None = None,
     progress: Progress | None = None,
 ) -> dict[Any, Any]:
     """Reads a checkpoint leaf by leaf, and puts each leaf where it belongs.
@@ -38,12 +41,13 @@ def load_params(
         like: The model's parameters: nested dicts, or an `nnx.State`, of arrays or
             `jax.ShapeDtypeStruct`s. It gives structure, dtypes and shardings, and must have the
             paths and shapes of the checkpoint; if it does not, use `merge_params`. `None` gives the
-            checkpoint's own tree and dtypes.
+            checkpoint's own tree and dtypes; of a training state, the parameters.
         sharding: One sharding for all leaves, or a tree of shardings. It takes precedence over the
             shardings of `like`. Each process reads only the shards of its devices.
         scale: The model's factor on task rows, which is compared with the checkpoint's.
         fusion: The model's fusion, which is compared with the checkpoint's.
         vocabulary: The model's vocabulary, which is compared with the checkpoint's.
+        table: The path of the task table; see `Checkpoint`.
         progress: A function that is called with the number of bytes done and their total.
 
     Returns:
@@ -51,61 +55,83 @@ def load_params(
         not consist of NumPy arrays. Otherwise they are NumPy arrays.
 
     Warns:
-        UserWarning: Some tasks were never trained; the warning names them.
+        UserWarning: Some tasks were never trained, or leaves that were cast have NaN or Inf; the
+            warning names them.
 
     Raises:
         CheckpointError: The checkpoint cannot be read, or its task conditioning is not the
             model's.
         MergeError: Paths or shapes differ from `like`; one error lists all of them.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, table)
     if checkpoint.conditioning is not None:
         checkpoint.conditioning.check(scale=scale, fusion=fusion, vocabulary=vocabulary)
     flat = dict(checkpoint.leaves) if like is None else flatten(like)
-    full = plain_paths(flat)
+    source: Leaves = checkpoint
+    full = checkpoint.paths_in(flat)
+    if any(path in flat for paths in checkpoint.beside.values() for path in paths):
+        # A whole training state is asked for.
+        source, full = checkpoint.store, {checkpoint.everything.get(x, x): x for x in flat}
     target = {path: flat[name] for path, name in full.items()}
-    plan_merge(target, checkpoint.leaves, MergeRules())  # raises unless everything fits
+    try:
+        _, report = plan_merge(target, source.leaves, MergeRules())
+    except MergeError as error:
+        call = "params, report = merge_params(like, load_params(path), {})"
+        raise MergeError(error.problems, call) from None
     given = _shardings(sharding, flat)
     shardings = {path: given[name] for path, name in full.items()}
     dtypes = {path: np.dtype(leaf.dtype) for path, leaf in target.items()}
     on_device = [path for path in target if shardings[path] or not _is_numpy(target[path])]
     _check_dtypes({path: dtypes[path] for path in on_device})
     result: dict[str, Any] = {}
-    total, done = sum(leaf.nbytes for leaf in checkpoint.leaves.values()), 0
-    for path in sorted(target, key=lambda path: -checkpoint.leaves[path].nbytes):
-        leaf = _load(checkpoint, path, dtypes[path], shardings[path], path in on_device)
-        result[full[path]] = leaf
-        done += checkpoint.leaves[path].nbytes
+    nonfinite: dict[str, int] = {}
+    total, done = sum(leaf.nbytes for leaf in source.leaves.values()), 0
+    for path in sorted(target, key=lambda path: -source.leaves[path].nbytes):
+        reader = _Reader(source, path, dtypes[path])
+        result[full[path]] = reader.load(shardings[path], path in on_device)
+        if reader.nonfinite:
+            nonfinite[path] = reader.nonfinite
+        done += source.leaves[path].nbytes
         if progress is not None:
             progress(done, total)
+    warn_nonfinite(nonfinite, report.cast)
     return _nested(result) if like is None else rebuild(like, result)
 
 
-def _load(
-    checkpoint: Checkpoint,
-    path: str,
-    dtype: np.dtype[Any],
-    sharding: jax.sharding.Sharding | None,
-    on_device: bool,
-) -> Shaped[Array, "..."] | Shaped[np.ndarray, "..."]:
-    def read(box: Box | None) -> np.ndarray:
-        return read_leaf(checkpoint, path, box).astype(dtype, copy=False)
+class _Reader:
+    """A leaf that is read and cast; counts the NaN and Inf among values that were cast."""
 
-    if not on_device:
-        return read(None)
-    if sharding is None:
-        return jax.device_put(read(None)).block_until_ready()
-    shape = checkpoint.leaves[path].shape
-    shards: dict[Any, np.ndarray] = {}  # several devices may hold the same shard
+    def __init__(self, source: Leaves, path: str, dtype: np.dtype[Any]):
+        self._source, self._path, self._dtype = source, path, dtype
+        self.nonfinite = 0
 
-    def shard(index: Any) -> np.ndarray:
-        box = tuple(slice(*part.indices(n)[:2]) for part, n in zip(index, shape, strict=True))
-        key = tuple((part.start, part.stop) for part in box)
-        if key not in shards:
-            shards[key] = read(box)
-        return shards[key]
+    def load(
+        self, sharding: jax.sharding.Sharding | None, on_device: bool
+    ) -> Shaped[Array, "..."] | Shaped[np.ndarray, "..."]:
+        """Reads the leaf, or the shards of this process's devices."""
+        if not on_device:
+            return self._read(None)
+        if sharding is None:
+            return jax.device_put(self._read(None)).block_until_ready()
+        shape = self._source.leaves[self._path].shape
+        shards: dict[Any, np.ndarray] = {}  # several devices may hold the same shard
 
-    return jax.make_array_from_callback(shape, sharding, shard).block_until_ready()
+        def shard(index: Any) -> np.ndarray:
+            box = tuple(slice(*part.indices(n)[:2]) for part, n in zip(index, shape, strict=True))
+            key = tuple((part.start, part.stop) for part in box)
+            if key not in shards:
+                shards[key] = self._read(box)
+            return shards[key]
+
+        return jax.make_array_from_callback(shape, sharding, shard).block_until_ready()
+
+    def _read(self, box: Box | None) -> np.ndarray:
+        value = read_leaf(self._source, self._path, box)
+        if value.dtype == self._dtype:
+            return value
+        value = cast_array(value, self._dtype)
+        self.nonfinite += count_nonfinite(value)
+        return value
 
 
 def _shardings(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,12 +17,12 @@ from taskcond.checkpoint.rewrite import rewrite
 from taskcond.checkpoint.storage.errors import CheckpointError
 from taskcond.checkpoint.storage.leaf import Progress, StrPath, read_leaf
 from taskcond.data.vocabulary import TaskVocabulary
-from taskcond.merging.patterns import Patterns
+from taskcond.merging.patterns import Patterns, Renaming
 from taskcond.merging.plan import LeafPlan, MergeRules, plan_merge
 from taskcond.merging.report import MergeReport
-from taskcond.merging.tables import Rows, Start, take_rows
+from taskcond.merging.tables import TASK_TABLES, Rows, Start, is_table, take_rows
 from taskcond.nn.fusion import FUSIONS
-from taskcond.trees import Tree, flatten, plain_paths
+from taskcond.trees import Tree, flatten
 
 
 def merge_checkpoint(
@@ -37,6 +38,7 @@ def merge_checkpoint(
     vocabulary: TaskVocabulary | None = None,
     scale: float | None = None,
     fusion: str | None = None,
+    table: str | None = None,
     format: str = "orbax",
     overwrite: bool = False,
     dry_run: bool = False,
@@ -62,6 +64,8 @@ def merge_checkpoint(
             remapped by name.
         scale: The new model's factor on task rows. If the source has a table, the two must agree.
         fusion: The new model's fusion, likewise.
+        table: The path of the new model's task table, if neither its name nor the source's
+            `task_conditioning.json` says it.
         format: `"orbax"` or `"safetensors"`.
         overwrite: Whether to replace an existing checkpoint.
         dry_run: Whether to check everything and write nothing.
@@ -93,19 +97,47 @@ def merge_checkpoint(
         progress=progress,
     )
     flat = flatten(target)
-    wanted = {path: flat[name] for path, name in plain_paths(flat).items()}
+    wanted = {path: flat[name] for path, name in checkpoint.paths_in(flat).items()}
     if task_rows is None and vocabulary is not None:
         task_rows = _rows_by_name(checkpoint.conditioning, vocabulary)
-    rules = MergeRules(keep, drop, rename, task_rows, new_rows)
+    is_used = any(x is not None for x in (task_rows, vocabulary, scale, fusion))
+    table = _find_table(checkpoint, wanted, table, rename or {}, is_used)
+    tables = TASK_TABLES if table is None else (re.escape(table),)
+    rules = MergeRules(keep, drop, rename, task_rows, new_rows, tables)
     plan, report = plan_merge(wanted, checkpoint.leaves, rules)
-    conditioning = _merge_conditioning(checkpoint, wanted, plan, vocabulary, scale, fusion)
-    values = _kept_values(wanted, plan, new_rows)
+    report.dropped += [
+        f"{name} ({len(paths)} leaves beside the parameters)"
+        for name, paths in checkpoint.beside.items()
+    ]
+    conditioning = _merge_conditioning(checkpoint, wanted, plan, table, vocabulary, scale, fusion)
+    values = _kept_values(wanted, plan, table, new_rows)
     for path, leaf in plan.items():
         if leaf.source is not None and leaf.rows is not None:
-            table = read_leaf(checkpoint, leaf.source)
-            values[path] = take_rows(table, leaf.rows, new_rows, wanted[path])
-    rewrite(checkpoint, output, plan, wanted, values, conditioning, report)
+            old_table = read_leaf(checkpoint, leaf.source)
+            values[path] = take_rows(old_table, leaf.rows, new_rows, wanted[path])
+    rewrite(checkpoint, output, plan, wanted, values, conditioning, report, table)
     return report
+
+
+def _find_table(
+    checkpoint: Checkpoint,
+    wanted: Mapping[str, Any],
+    table: str | None,
+    rename: Mapping[str, str],
+    is_used: bool,
+) -> str | None:
+    """Returns the path of the new model's task table, if there is one.
+
+    A model may have several tables, as long as nobody asks for one of them.
+    """
+    about = checkpoint.conditioning
+    if table is None and about is not None and checkpoint.table is not None:
+        renamed = next(iter(Renaming(rename).apply([checkpoint.table])))
+        table = renamed if renamed in wanted else None
+    several = sum(is_table(path) for path in wanted) > 1
+    if table is None and several and about is None and not is_used:
+        return None
+    return find_table(wanted, "the model", table)
 
 
 def _rows_by_name(old: TaskConditioning | None, vocabulary: TaskVocabulary) -> list[int] | None:
@@ -118,19 +150,19 @@ def _merge_conditioning(
     checkpoint: Checkpoint,
     wanted: Mapping[str, Any],
     plan: Mapping[str, LeafPlan],
+    table: str | None,
     vocabulary: TaskVocabulary | None,
     scale: float | None,
     fusion: str | None,
 ) -> TaskConditioning | None:
     """Returns the meaning of the merged task table."""
-    table = find_table(wanted, "the model")
     given: dict[str, Any] = {"scale": scale, "fusion": fusion, "vocabulary": vocabulary}
     given = {name: value for name, value in given.items() if value is not None}
     if table is None:
         if given:
             raise CheckpointError(
-                f"{', '.join(given)} given, but the model has no task table; leave them out, or "
-                "add a task table to the model"
+                f"{', '.join(given)} given, but the model has no task table; leave them out, add a "
+                "task table to the model, or say which leaf it is with table=... (--table PATH)"
             )
         return None
     if fusion is not None and fusion not in FUSIONS:
@@ -138,21 +170,20 @@ def _merge_conditioning(
     part, (height, width) = plan[table], wanted[table].shape
     if part.source is None:
         new = (0,) * height
-        return TaskConditioning(height, width, scale, fusion, vocabulary, new)
+        return TaskConditioning(height, width, scale, fusion, vocabulary, new).at(table, wanted)
     old = checkpoint.conditioning or TaskConditioning.unknown(checkpoint.leaves[part.source])
     old.require(scale=scale, fusion=fusion)
     result = old.named(vocabulary) if part.rows is None else old.with_rows(part.rows, vocabulary)
     given.pop("vocabulary", None)
-    return dataclasses.replace(result, **given)
+    return dataclasses.replace(result, **given).at(table, wanted)
 
 
 def _kept_values(
-    wanted: Mapping[str, Any], plan: Mapping[str, LeafPlan], new_rows: Start
+    wanted: Mapping[str, Any], plan: Mapping[str, LeafPlan], table: str | None, new_rows: Start
 ) -> dict[str, Any]:
     """Returns the values of the leaves that are the model's own."""
     kept = {path: wanted[path] for path, leaf in plan.items() if leaf.source is None}
-    table = find_table(kept)
-    if table is not None and new_rows == "zeros":
+    if table in kept and new_rows == "zeros":
         kept[table] = np.zeros(kept[table].shape, kept[table].dtype)
     shapes = [path for path, x in kept.items() if isinstance(x, jax.ShapeDtypeStruct)]
     if shapes:

@@ -24,6 +24,9 @@ def save_params(
 ) -> None:
     """Writes parameters as a checkpoint that plain Orbax reads, in the layout of released weights.
 
+    A tree that lies wholly below `params`, or whose leaves all lie under `value`, is in a layout of
+    checkpoints; it is written, and loaded again, without that level.
+
     Args:
         params: Nested dicts, or an `nnx.State`, of arrays that this process can reach.
         path: A local directory, which appears when it is complete. For openpi it must end in
@@ -47,7 +50,8 @@ def save_params(
     arrays = {plain: flat[name] for plain, name in plain_paths(flat).items()}
     if strange := [name for name, x in arrays.items() if not hasattr(x, "dtype")]:
         raise CheckpointError(
-            f"these leaves are not arrays: {strange}; make them arrays, or leave them out"
+            f"these leaves are not arrays: {strange}; make them arrays, and lists of arrays "
+            "dicts with the keys 0, 1, ..., or leave them out"
         )
     far = [name for name, x in arrays.items() if not getattr(x, "is_fully_addressable", True)]
     if far:

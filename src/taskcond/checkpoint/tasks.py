@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -12,12 +14,13 @@ from taskcond.checkpoint.open import Checkpoint, open_checkpoint
 from taskcond.checkpoint.output import output_at
 from taskcond.checkpoint.rewrite import rewrite
 from taskcond.checkpoint.storage.errors import CheckpointError
-from taskcond.checkpoint.storage.leaf import Progress, StrPath, read_leaf
+from taskcond.checkpoint.storage.leaf import Leaves, Progress, StrPath, read_leaf
+from taskcond.checkpoint.training import find_mirrors, is_without_params
 from taskcond.data.vocabulary import TaskVocabulary
 from taskcond.ids import NULL_TASK
 from taskcond.merging.plan import MergeRules, plan_merge
 from taskcond.merging.report import MergeReport
-from taskcond.merging.tables import Rows, Start, take_rows
+from taskcond.merging.tables import Rows, Start, describe_rows, take_rows
 
 
 def change_tasks(
@@ -29,12 +32,16 @@ def change_tasks(
     new_rows: Start = "zeros",
     starts: Mapping[str, Start] | None = None,
     source_vocabulary: TaskVocabulary | None = None,
+    table: str | None = None,
     format: str = "orbax",
     overwrite: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> MergeReport:
     """Writes a checkpoint with more, fewer or reordered tasks; other leaves are not changed.
+
+    A training state is written whole, under the names that it has. The rows of moments and of
+    averaged parameters change with those of the table. New rows of moments are zero.
 
     Args:
         source: See `Checkpoint`.
@@ -46,6 +53,7 @@ def change_tasks(
             the old rows, or an old task, by name or number.
         starts: `{new task: what it starts from}`, for tasks that do not start from `new_rows`.
         source_vocabulary: The source's tasks, if its files do not say.
+        table: The path of the task table; see `Checkpoint`.
         format: `"orbax"` or `"safetensors"`.
         overwrite: Whether to replace an existing checkpoint.
         dry_run: Whether to check everything and write nothing.
@@ -57,7 +65,7 @@ def change_tasks(
             is as before.
         ValueError: `rows`, `new_rows` or `starts` is malformed.
     """
-    checkpoint = open_checkpoint(source)
+    checkpoint = open_checkpoint(source, table)
     output = output_at(
         out,
         (checkpoint,),
@@ -69,27 +77,61 @@ def change_tasks(
     path, old = _table(checkpoint, source_vocabulary)
     rows = _rows(rows, vocabulary, old)
     new = _new_rows(old, rows, vocabulary, new_rows, starts or {})
-    leaf = checkpoint.leaves[path]
-    wanted: dict[str, Any] = dict(checkpoint.leaves)
-    wanted[path] = jax.ShapeDtypeStruct((len(rows), *leaf.shape[1:]), leaf.dtype)
     names = [old.name(task) for task in range(old.num_tasks)]
     rules = MergeRules(task_rows=rows, new_rows=new, old_tasks=names)
-    plan, report = plan_merge(wanted, checkpoint.leaves, rules)
-    table = take_rows(read_leaf(checkpoint, path), rows, new, None)
-    conditioning = old.with_rows(rows, vocabulary)
-    rewrite(checkpoint, output, plan, wanted, {path: table}, conditioning, report)
+    stored: Leaves = checkpoint
+    place = path
+    tables: dict[str, Mapping[int, Start]] = {path: new}
+    if checkpoint.beside:
+        stored, place = checkpoint.store, checkpoint.full[path]
+        tables = _tables(checkpoint, place, new)
+        output = dataclasses.replace(output, like=checkpoint.store)
+    wanted = _resized(stored, tables, len(rows))
+    rules = dataclasses.replace(rules, task_tables=[re.escape(name) for name in tables])
+    plan, report = plan_merge(wanted, stored.leaves, rules)
+    values = {}
+    for name, start in tables.items():
+        values[name] = take_rows(read_leaf(stored, name), rows, start, None)
+        report.resized[name] = describe_rows(rows, old.num_tasks, start, names)
+    conditioning = old.with_rows(rows, vocabulary).at(path, checkpoint.leaves)
+    rewrite(stored, output, plan, wanted, values, conditioning, report, place)
     return report
+
+
+def _tables(
+    checkpoint: Checkpoint, place: str, new: Mapping[int, Start]
+) -> dict[str, Mapping[int, Start]]:
+    """Returns what new rows start from, for the table of a training state and its mirrors."""
+    zeros: dict[int, Start] = dict.fromkeys(new, "zeros")
+    mirrors = find_mirrors(place, checkpoint.store.leaves)
+    return {place: new, **{name: zeros if moment else new for name, moment in mirrors.items()}}
+
+
+def _resized(source: Leaves, tables: Iterable[str], height: int) -> dict[str, Any]:
+    """Returns all leaves, and tables with their new height."""
+    wanted: dict[str, Any] = dict(source.leaves)
+    for name in tables:
+        leaf = source.leaves[name]
+        wanted[name] = jax.ShapeDtypeStruct((height, *leaf.shape[1:]), leaf.dtype)
+    return wanted
 
 
 def _table(
     checkpoint: Checkpoint, vocabulary: TaskVocabulary | None
 ) -> tuple[str, TaskConditioning]:
     """Returns the path and the meaning of the task table."""
+    if is_without_params(checkpoint.everything):
+        raise CheckpointError(
+            f"{checkpoint.path} is a part of a training state, without parameters, so that its "
+            "task table is not known; change the tasks of the parameters, which lie beside it, "
+            "and start the optimizer afresh"
+        )
     path = checkpoint.table
     if path is None:
         raise CheckpointError(
-            f"{checkpoint.path} has no task table; add one with merge_checkpoint or "
-            "`python -m taskcond merge`"
+            f"{checkpoint.path} has no task table; if it has another name than task_embeddings/"
+            "embedding, give it with table=... (--table PATH); if there is none, add one with "
+            "merge_checkpoint or `python -m taskcond merge`"
         )
     conditioning = checkpoint.conditioning
     if conditioning is None:

@@ -13,8 +13,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from taskcond.merging.patterns import PathFilter, Patterns, Renaming
-from taskcond.merging.report import MergeError, MergeProblems, MergeReport
+from taskcond.merging.patterns import PathFilter, Patterns, Renaming, as_tuple
+from taskcond.merging.prefix import find_rename
+from taskcond.merging.report import TASK_ROWS, MergeError, MergeProblems, MergeReport
 from taskcond.merging.tables import TASK_TABLES, NewRows, Rows, check_rows, describe_rows
 
 
@@ -64,10 +65,12 @@ def plan_merge(
 
     Raises:
         MergeError: Leaves are missing, unexpected, mis-shaped or of another kind of number.
+        TypeError: A leaf is not an array; the message names all such leaves.
         ValueError: A pattern, `task_rows` or `new_rows` is malformed.
     """
+    _check_arrays({"model": target, "checkpoint": source})
     keep, drop = PathFilter(rules.keep), PathFilter(rules.drop)
-    tables, renaming = PathFilter(rules.task_tables), Renaming(rules.rename or {})
+    renaming = Renaming(rules.rename or {})
     old_path = renaming.apply(source)
     plan, report, problems = _plan_leaves(target, source, old_path, rules)
     report.renamed = {old: new for new, old in old_path.items() if old != new}
@@ -76,10 +79,10 @@ def plan_merge(
         *(f"drop={pattern!r}" for pattern in drop.unused(source)),
         *(f"rename={pattern!r}" for pattern in renaming.unused(source)),
     ]
-    if rules.task_rows is not None and not any(p in tables for p in target if p in old_path):
-        report.unused.append("task_rows")
+    if problems.idle_tables:
+        report.unused.append(TASK_ROWS)
     if problems:
-        raise MergeError(problems)
+        raise MergeError(_with_rename(problems, target, source, rules))
     used = {leaf.source for leaf in plan.values()}
     report.dropped = [path for path in source if path not in used]
     return plan, report
@@ -134,8 +137,52 @@ def _plan_leaves(
         if new not in target and old not in drop
     }
     resizable = tuple(sorted(path for path in mismatched if path in tables))
-    problems = MergeProblems(missing, unexpected, mismatched, uncastable, resizable)
+    is_idle = rules.task_rows is not None and not any(p in tables for p in target if p in old_path)
+    problems = MergeProblems(
+        missing,
+        unexpected,
+        mismatched,
+        uncastable,
+        resizable,
+        sources={new: old for new, old in old_path.items() if new != old},
+        idle_tables=as_tuple(rules.task_tables) if is_idle else (),
+    )
     return plan, report, problems
+
+
+def _with_rename(
+    problems: MergeProblems, target: Mapping[str, Any], source: Mapping[str, Any], rules: MergeRules
+) -> MergeProblems:
+    """Adds the rename that solves most problems, if only the beginning of paths differs."""
+    unexpected = [problems.sources.get(path, path) for path in problems.unexpected]
+    found = find_rename(unexpected, problems.missing)
+    if found is None:
+        return problems
+    rename = {**(rules.rename or {}), found[0]: found[1]}
+    try:
+        old_path = Renaming(rename).apply(source)
+        _, _, left = _plan_leaves(target, source, old_path, rules)
+    except ValueError:  # two paths would become one, or the rows do not fit
+        return problems
+    if left.count >= problems.count:
+        return problems
+    return dataclasses.replace(problems, rename=rename, left=left)
+
+
+def _check_arrays(trees: Mapping[str, Mapping[str, Any]]) -> None:
+    wrong = {
+        name: {
+            path: type(leaf).__name__
+            for path, leaf in tree.items()
+            if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype"))
+        }
+        for name, tree in trees.items()
+    }
+    if wrong := {name: leaves for name, leaves in wrong.items() if leaves}:
+        raise TypeError(
+            f"these leaves are not arrays: {wrong}; make numbers arrays with np.asarray, and lists "
+            "and tuples dicts with the keys 0, 1, ..., or leave them out"
+        )
 
 
 def spec(leaf: Any) -> str:

@@ -9,6 +9,14 @@ from typing import Any
 
 from taskcond.messages import columns
 
+TASK_ROWS = "task_rows"
+"""The argument whose use needs a task table."""
+
+_NO_TABLE = (
+    "no leaf of both has the path of a task table; name it with task_tables=... (merge_params), "
+    "table=... (merge_checkpoint) or --table PATH"
+)
+
 
 @dataclasses.dataclass
 class MergeReport:
@@ -46,7 +54,10 @@ class MergeReport:
                 *(("cast", path, f"{old} -> {new}") for path, (old, new) in self.cast.items()),
                 *(("resized", path, what) for path, what in self.resized.items()),
                 *(("NaN/Inf", path, f"{n} values") for path, n in self.nonfinite.items()),
-                *(("unused", what, "matches nothing") for what in self.unused),
+                *(
+                    ("unused", what, _NO_TABLE if what == TASK_ROWS else "matches nothing")
+                    for what in self.unused
+                ),
             ]
         )
 
@@ -66,6 +77,10 @@ class MergeProblems:
         mismatched: Paths whose shapes differ: `(spec in the checkpoint, spec in the model)`.
         uncastable: Paths whose dtypes differ in kind, likewise.
         tables: Paths among `mismatched` that are task tables.
+        sources: `{path: path in the checkpoint}`, for paths that `rename` changed.
+        idle_tables: The patterns of task tables, if there are rows for them, but no table.
+        rename: What `rename` would solve most problems; empty if there is nothing like that.
+        left: The problems that this leaves.
     """
 
     missing: Mapping[str, str]
@@ -73,19 +88,34 @@ class MergeProblems:
     mismatched: Mapping[str, tuple[str, str]]
     uncastable: Mapping[str, tuple[str, str]]
     tables: tuple[str, ...] = ()
+    sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    idle_tables: tuple[str, ...] = ()
+    rename: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    left: MergeProblems | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.missing or self.unexpected or self.mismatched or self.uncastable)
+        return self.count > 0
+
+    @property
+    def count(self) -> int:
+        """The number of problems."""
+        kinds = (self.missing, self.unexpected, self.mismatched, self.uncastable)
+        return sum(map(len, kinds))
 
     @property
     def keep(self) -> list[str]:
-        """The patterns for `keep` with which a merge would be accepted."""
+        """The patterns for `keep` with which a merge would be accepted, after `rename`."""
+        if self.left is not None:
+            return self.left.keep
         return [re.escape(path) for path in (*self.missing, *self.mismatched)]
 
     @property
     def drop(self) -> list[str]:
-        """The patterns for `drop` with which a merge would be accepted."""
-        return [re.escape(path) for path in (*self.unexpected, *self.mismatched)]
+        """The patterns for `drop` with which a merge would be accepted, after `rename`."""
+        if self.left is not None:
+            return self.left.drop
+        paths = (*self.unexpected, *self.mismatched)
+        return [re.escape(self.sources.get(path, path)) for path in paths]
 
     def summary(self) -> str:
         """Returns one line with the number of problems of each kind."""
@@ -120,10 +150,12 @@ class MergeError(ValueError):
 
     Attributes:
         problems: The problems as data.
+        call: The call that takes the arguments which would accept them; `{}` stands for these.
     """
 
-    def __init__(self, problems: MergeProblems):
+    def __init__(self, problems: MergeProblems, call: str = "{}"):
         self.problems = problems
+        self.call = call
         super().__init__("\n".join([problems.summary(), problems.details(), *self._advice()]))
 
     @property
@@ -147,17 +179,21 @@ class MergeError(ValueError):
         return tuple(self.problems.uncastable)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return MergeError, (self.problems,)
+        return MergeError, (self.problems, self.call)
 
     def _advice(self) -> list[str]:
         problems = self.problems
-        arguments = [f"{n}={x}" for n in ("keep", "drop") if (x := getattr(problems, n))]
-        lines = [f"to accept this: {', '.join(arguments)}"] if arguments else []
+        names = ("rename", "keep", "drop")
+        arguments = ", ".join(f"{name}={x}" for name in names if (x := getattr(problems, name)))
+        lines = ["only the beginning of most paths differs"] if problems.rename else []
+        lines += [f"to accept this: {self.call.replace('{}', arguments)}"] if arguments else []
         lines += [
             f"to remap the rows of {path}: task_rows=new_vocabulary.rows_from(old_vocabulary), "
             "or a list with the old row of each new one, -1 for a new task"
             for path in problems.tables
         ]
+        if problems.idle_tables:
+            lines.append(f"task_rows was not used: {_NO_TABLE}")
         if problems.uncastable:
             lines.append("convert the checkpoint's dtypes yourself if that is what you mean")
         return lines

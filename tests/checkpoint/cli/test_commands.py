@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -211,6 +212,19 @@ def test_a_merge_that_does_not_fit_says_so_in_flags(capsys, tmp_path):
     assert "keep=" not in err
 
 
+def test_leaves_are_dropped_and_renamed_without_a_target(capsys, named, tmp_path):
+    options = ("--drop", "dense/.*", "--rename", r"task_embeddings/(.*)=cond/\1")
+    code, out, _ = run(capsys, "merge", named, tmp_path / "x", *options)
+    assert code == 0
+    assert "dropped  dense/kernel" in out
+    found = Checkpoint(tmp_path / "x")
+    assert list(found.leaves) == [found.table] == ["cond/embedding"]
+    assert found.conditioning is not None
+    assert found.conditioning.vocabulary == TaskVocabulary(["pour", "wipe", "cut"])
+    rows = flatten(load_params(tmp_path / "x"))["cond/embedding"]
+    np.testing.assert_array_equal(rows, table(named))
+
+
 def test_an_interrupt_is_no_traceback(capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
@@ -220,6 +234,22 @@ def test_an_interrupt_is_no_traceback(capsys, monkeypatch):
     assert code == 130
     assert err.strip() == "taskcond: interrupted; nothing was written"
     assert "error" in json.loads(out)
+
+
+def test_termination_cleans_up(capsys, monkeypatch, named, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def terminate(*_):
+        assert [path.name for path in tmp_path.glob(".x.*.partial")]  # it is being written
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("taskcond.checkpoint.cli.commands.ByteProgress.__call__", terminate)
+    code, out, err = run(capsys, "merge", named, tmp_path / "x", "--json")
+    assert code == 143
+    assert err.strip() == "taskcond: terminated; nothing was written"
+    assert "error" in json.loads(out)
+    assert [path.name for path in tmp_path.iterdir()] == ["named"]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.parametrize("name", ["task_conditioning.json", "tree.json"])

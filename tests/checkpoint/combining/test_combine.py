@@ -7,6 +7,7 @@ import shutil
 import threading
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from taskcond.checkpoint import (
     Rule,
     Specialist,
     combine_checkpoints,
+    load_params,
     save_params,
 )
 from taskcond.checkpoint.storage import leaf as leaf_module
@@ -100,3 +102,44 @@ def test_a_dry_run_writes_nothing(saved, tmp_path):
     report = combine_checkpoints(recipe(saved), tmp_path / "out", dry_run=True)
     assert report.owners["pour"] == saved["a"]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+@pytest.mark.parametrize(
+    ("with_base", "dtype", "wanted"),
+    [(True, None, "float32"), (False, None, "float32"), (True, "bfloat16", "bfloat16")],
+)
+def test_the_order_of_specialists_does_not_decide_the_dtype(
+    tmp_path, order, with_base, dtype, wanted
+):
+    for name, kind, value in (("base", "float32", 1), ("a", jnp.bfloat16, 3), ("b", "float32", 5)):
+        save_params({"w": np.full((2, 2), value, kind)}, tmp_path / name)
+    paths = {name: str(tmp_path / name) for name in ("base", "a", "b")}
+    mixed = Recipe(
+        tuple(Specialist(paths[name]) for name in order),
+        base=paths["base"] if with_base else None,
+        method="task_arithmetic" if with_base else "mean",
+        scale=2**-9 if with_base else 1.0,
+        dtype=dtype,
+    )
+    report = combine_checkpoints(mixed, tmp_path / "out")
+    value = load_params(tmp_path / "out")["w"]
+    exact = 1 + 2**-9 * (2 + 4) if with_base else 4
+    np.testing.assert_array_equal(value, np.full((2, 2), exact).astype(value.dtype))
+    assert value.dtype == jnp.dtype(wanted)
+    if wanted == "float32":
+        assert report.cast == {paths["a"]: {"w": ("bfloat16", "float32")}}
+        assert f"bfloat16 -> float32, from {paths['a']}" in str(report)
+    else:
+        changed = {"w": ("float32", "bfloat16")}
+        assert report.cast == {paths["b"]: changed, paths["base"]: changed}
+
+
+def test_what_overflows_in_the_results_dtype_is_counted(tmp_path):
+    for name, values in (("a", [1e5, 1.0, np.nan, 2.0]), ("b", [1e5, 1.0, 1.0, 2.0])):
+        save_params({"w": np.array(values, np.float32)}, tmp_path / name)
+    both = tuple(Specialist(str(tmp_path / name)) for name in "ab")
+    with pytest.warns(UserWarning, match=r"finite values became NaN or Inf .*\{'w': 1\}"):
+        report = combine_checkpoints(Recipe(both, dtype="float16"), tmp_path / "out")
+    assert report.overflowed == {"w": 1}
+    assert report.nonfinite == {str(tmp_path / "a"): {"w": 1}}

@@ -47,6 +47,7 @@ def test_recipes_that_cannot_be_followed_are_refused(saved, kwargs, message):
     ("change", "message"),
     [
         ({"vocabulary": "abc"}, "vocabulary is 'abc', but must be a valid list"),
+        ({"dtype": "float7"}, "dtype is 'float7', but must be 'float64', "),
         ({"vocabulary": 5}, "vocabulary is 5, but must be a valid list"),
         ({"seed": 1.5, "check_base": "no"}, "seed is 1.5, .*check_base is 'no', "),
     ],

@@ -89,3 +89,21 @@ def test_tables_of_other_width_are_refused(saved, tmp_path):
     save_params(wide, saved["b"], conditioning=conditioning, overwrite=True)
     with pytest.raises(CheckpointError, match=r"width: .*4.*5"):
         combine_checkpoints(recipe(saved), tmp_path / "out")
+
+
+def test_a_recorded_path_says_which_leaf_is_the_table(saved, tmp_path):
+    for name, seed, frames in (("a", 1, (9, 0, 9)), ("b", 2, (0, 7, 0))):
+        moved = tree(seed)
+        moved["cond"] = moved.pop("task_embeddings")
+        save_params(
+            moved,
+            saved[name],
+            conditioning=about(frames, table="cond/embedding"),
+            overwrite=True,
+        )
+    both = (Specialist(saved["a"]), Specialist(saved["b"]))
+    combine_checkpoints(Recipe(both), tmp_path / "out")
+    assert Checkpoint(tmp_path / "out").table == "cond/embedding"
+    a, b = (flatten(tree(seed))[TABLE] for seed in (1, 2))
+    rows = flatten(load_params(tmp_path / "out"))["cond/embedding"]
+    np.testing.assert_array_equal(rows, np.stack([a[0], b[1], a[2]]))

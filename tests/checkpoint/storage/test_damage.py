@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from taskcond.checkpoint import CheckpointError, load_params, save_params
+from taskcond.checkpoint import CheckpointError, inspect_checkpoint, load_params, save_params
 from taskcond.trees import flatten
 from tests.support import FIXTURES
 
@@ -127,6 +128,57 @@ def test_names_never_become_paths(tmp_path, name, format):
     assert {path.name for path in tmp_path.iterdir()} == {"inner"}
     assert {path.name for path in folder.iterdir()} <= {"x"}
     assert not Path("/tmp/escaped").exists()
+
+
+@pytest.mark.parametrize(
+    ("format", "name"),
+    [
+        ("safetensors", "model.safetensors"),
+        ("safetensors", "model.safetensors.index.json"),
+        ("orbax", "_METADATA"),
+        ("orbax", "manifest.ocdbt"),
+        ("orbax", "d/0123456789abcdef"),
+        ("orbax", "task_conditioning.json"),
+    ],
+)
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, format, name):
+    save_params(params(), tmp_path / "x", format=format)
+    (tmp_path / "x" / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / "x" / name)
+    with pytest.raises(CheckpointError, match=rf"not regular files, .*{name}"):
+        load_params(tmp_path / "x")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_an_index_of_what_is_no_file_is_refused(tmp_path, make):
+    places = {"a": "one.safetensors", "b": "two.safetensors", "c": "three.safetensors"}
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    make(tmp_path / "one.safetensors")
+    make(tmp_path / "two.safetensors")
+    with pytest.raises(CheckpointError, match=r"not regular files.*one\.safe.*two\.safe"):
+        load_params(index)
+
+
+def test_all_missing_files_of_an_index_are_named(tmp_path):
+    places = {"a": "one.safetensors", "b": "two.safetensors"}
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(CheckpointError, match=r"one.safe.* does not.*two.safe"):
+        load_params(index)
+
+
+def test_all_leaves_that_cannot_be_opened_or_read_are_named(tmp_path):
+    shutil.copytree(FIXTURES / "formats/orbax_0_11_13_files", tmp_path / "x")
+    for leaf in ("params.dense.bias/0", "params.dense.kernel/0.0"):
+        (tmp_path / "x" / leaf).unlink()
+    with pytest.raises(CheckpointError, match=r"bias is damaged[^\0]*kernel is damaged"):
+        inspect_checkpoint(tmp_path / "x")
+    for leaf in ("dense.bias", "dense.kernel"):
+        (tmp_path / "x" / f"params.{leaf}" / ".zarray").unlink()
+    message = r"2 leaves cannot be opened \(params/dense/bias, params/dense/kernel\)"
+    with pytest.raises(CheckpointError, match=message):
+        load_params(tmp_path / "x")
 
 
 @contextlib.contextmanager

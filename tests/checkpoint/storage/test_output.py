@@ -14,6 +14,7 @@ from taskcond.checkpoint import (
     save_params,
 )
 from tests.support.checkpoints import (
+    FORMATS,
     TABLE,
     TINY,
     assert_same,
@@ -66,3 +67,35 @@ def test_the_target_must_not_lie_in_the_source(tmp_path):
         with pytest.raises(CheckpointError, match="the same or one lies within the other"):
             merge_checkpoint(given_source, target, out, keep=TABLE, overwrite=True)
     assert_same(load_params(source), golden("pi05_f32"))
+
+
+@pytest.mark.parametrize("format", ["orbax", "safetensors"])
+@pytest.mark.parametrize(
+    "name",
+    ["d/thesis.tex", "array_metadatas/a/b.txt", "ocdbt.process_0/notes", "photos/1", "x/y/z.md"],
+)
+def test_foreign_files_at_any_depth_are_not_lost(tmp_path, format, name):
+    save_params(small(), tmp_path / "x", format=format)
+    file = tmp_path / "x" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("years of work")
+    with pytest.raises(CheckpointError, match=rf"also holds \['{name}'\], which would be lost"):
+        save_params(small(), tmp_path / "x", overwrite=True)
+    assert file.read_text() == "years of work"
+    file.unlink()
+    save_params(small(), tmp_path / "x", overwrite=True)
+
+
+def test_a_linked_directory_is_not_taken_for_a_part(tmp_path):
+    save_params(small(), tmp_path / "x")
+    (tmp_path / "far").mkdir()
+    (tmp_path / "x/photos").symlink_to(tmp_path / "far")
+    with pytest.raises(CheckpointError, match=r"also holds \['photos'\]"):
+        save_params(small(), tmp_path / "x", overwrite=True)
+
+
+@pytest.mark.parametrize("source", [*FORMATS.iterdir(), TINY / "released/params"])
+def test_what_every_release_wrote_can_be_overwritten(tmp_path, source):
+    shutil.copytree(source, tmp_path / "x")
+    save_params(small(), tmp_path / "x", overwrite=True)
+    assert_same(load_params(tmp_path / "x"), small())

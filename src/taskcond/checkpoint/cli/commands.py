@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from pathlib import Path
+import re
 from typing import Annotated, Literal
 
 import jax
@@ -12,9 +11,18 @@ import jax.numpy as jnp
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
+from taskcond.checkpoint.cli.arguments import (
+    Target,
+    names_in,
+    parse_addition,
+    parse_rename,
+    parse_rows,
+    read_shapes,
+    read_vocabulary,
+    shapes_of,
+)
 from taskcond.checkpoint.cli.progress import ByteProgress
 from taskcond.checkpoint.combining.combine import CombineReport, combine_checkpoints
-from taskcond.checkpoint.conditioning import find_table
 from taskcond.checkpoint.diff import Difference, diff_checkpoints
 from taskcond.checkpoint.inspect import Inspection, inspect_checkpoint
 from taskcond.checkpoint.merge_files import merge_checkpoint
@@ -23,8 +31,9 @@ from taskcond.checkpoint.storage.errors import CheckpointError
 from taskcond.checkpoint.tasks import change_tasks
 from taskcond.data.vocabulary import TaskVocabulary
 from taskcond.ids import check_integer
+from taskcond.merging.patterns import PathFilter, Renaming
 from taskcond.merging.report import MergeReport
-from taskcond.merging.tables import Start
+from taskcond.merging.tables import Start, is_table
 from taskcond.nn.fusion import get_fusion
 
 TABLE = "task_embeddings/embedding"
@@ -32,7 +41,6 @@ TABLE = "task_embeddings/embedding"
 
 Source = Annotated[str, Positional, arg(metavar="SOURCE")]
 Out = Annotated[str, Positional, arg(metavar="OUT")]
-Target = dict[str, jax.ShapeDtypeStruct | jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,18 +51,22 @@ class Inspect:
 
     Attributes:
         path: The checkpoint.
+        table: The path of the task table, if its name does not tell.
         quick: Do not read the arrays to look for NaN and Inf.
         json: Print the report as JSON.
     """
 
     path: Source
+    table: str | None = None
     quick: bool = False
     json: bool = False
 
     def run(self) -> Inspection:
         """Runs the command."""
         with ByteProgress("reading") as progress:
-            return inspect_checkpoint(self.path, values=not self.quick, progress=progress)
+            return inspect_checkpoint(
+                self.path, table=self.table, values=not self.quick, progress=progress
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +104,7 @@ class Merge:
             source's model.
         num_tasks: Add a task table of this height.
         features: The width of the timestep embedding, for a new table.
+        table: The path of the model's task table, if it is not task_embeddings/embedding.
         vocabulary: The model's tasks: a JSON file, or a LeRobot dataset.
         rows: The old row of each new one, or -1 for a new one: --rows=0,2,-1
         new_rows: What new rows start from: zeros, mean, the number of an old row, or initial. The
@@ -113,6 +126,7 @@ class Merge:
     target: str | None = None
     num_tasks: int | None = None
     features: int | None = None
+    table: str | None = None
     vocabulary: str | None = None
     rows: str | None = None
     new_rows: str = "initial"
@@ -131,7 +145,7 @@ class Merge:
         """Runs the command."""
         source = open_checkpoint(self.source)
         target = self._target(source)
-        table = find_table(target, "the model")
+        table = self._table(source, target)
         is_new = table is not None and table not in source.leaves
         start: Start = int(self.new_rows) if self.new_rows.isdecimal() else self.new_rows
         if table is not None and start == "initial":
@@ -144,37 +158,67 @@ class Merge:
                 self.source,
                 target,
                 self.out,
-                keep=(*self.keep, table) if is_new and table else self.keep,
+                keep=(*self.keep, re.escape(table)) if is_new and table else self.keep,
                 drop=self.drop,
-                rename=dict(_pair(text) for text in self.rename),
-                task_rows=_rows(self.rows),
+                rename=dict(parse_rename(text) for text in self.rename),
+                task_rows=parse_rows(self.rows),
                 new_rows="target" if start == "initial" else start,
-                vocabulary=_vocabulary(self.vocabulary),
+                vocabulary=read_vocabulary(self.vocabulary),
                 scale=self.scale,
                 fusion=self.fusion,
+                table=table,
                 format=self.format,
                 overwrite=self.overwrite,
                 dry_run=self.dry_run,
                 progress=progress,
             )
 
+    def _table(self, source: Checkpoint, target: Target) -> str | None:
+        """Returns the path of the model's task table, if somebody says it or it is the only one."""
+        if self.num_tasks is not None:
+            return self._new_table(source)
+        recorded = None if source.conditioning is None else source.conditioning.table
+        tables = [path for path in target if is_table(path)]
+        known = recorded if recorded in target else None
+        return self.table or known or (tables[0] if len(tables) == 1 else None)
+
+    def _new_table(self, source: Checkpoint) -> str:
+        """Returns where the model looks for a table of `--num-tasks` rows."""
+        if self.table is not None:
+            return self.table
+        recorded = None if source.conditioning is None else source.conditioning.table
+        if recorded is not None:
+            return recorded
+        # Beside other collections of Flax, such as batch_stats, parameters lie below `params`.
+        below = any(path.startswith("params/") for path in source.leaves)
+        return f"params/{TABLE}" if below else TABLE
+
+    def _own_shapes(self, source: Checkpoint) -> Target:
+        """Returns the source's model, without what is dropped, and under the new paths."""
+        drop, shapes = PathFilter(self.drop), shapes_of(source)
+        old_path = Renaming(dict(map(parse_rename, self.rename))).apply(shapes)
+        return {new: shapes[old] for new, old in old_path.items() if old not in drop}
+
     def _target(self, source: Checkpoint) -> Target:
         """Returns the parameters of the new model."""
-        target = _shapes(source) if self.target is None else _read_shapes(self.target)
+        target = self._own_shapes(source) if self.target is None else read_shapes(self.target)
         if self.num_tasks is None:
             return target
         height = check_integer("--num-tasks", self.num_tasks, 1)
         if self.features is not None:
             features = check_integer("--features", self.features, 1)
             width = get_fusion(self.fusion or "add").row_width(features)
-        elif TABLE in target:
-            width = target[TABLE].shape[-1]
+        elif (table := self._new_table(source)) in target:
+            width = target[table].shape[-1]
         else:
             raise CheckpointError(
                 "--num-tasks needs --features: the width of the timestep embedding (for π0 and "
                 "π0.5 that of the action expert, 1024)"
             )
-        return {**target, TABLE: jax.ShapeDtypeStruct((height, width), jnp.float32)}
+        return {
+            **target,
+            self._new_table(source): jax.ShapeDtypeStruct((height, width), jnp.float32),
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +230,7 @@ class Tasks:
     Attributes:
         source: The checkpoint that has the weights.
         out: A new directory. For openpi it must end in params.
+        table: The path of the task table, if its name does not tell.
         vocabulary: The new tasks: a JSON file, or a LeRobot dataset.
         source_vocabulary: The old tasks, if the checkpoint does not say.
         rows: The old row of each new one, or -1 for a new one: --rows=0,2,-1
@@ -200,6 +245,7 @@ class Tasks:
 
     source: Source
     out: Out
+    table: str | None = None
     vocabulary: str | None = None
     source_vocabulary: str | None = None
     rows: str | None = None
@@ -213,20 +259,23 @@ class Tasks:
 
     def run(self) -> MergeReport:
         """Runs the command."""
-        known = _vocabulary(self.source_vocabulary)
-        vocabulary = _vocabulary(self.vocabulary)
-        added = dict(_addition(text) for text in self.add)
+        known = read_vocabulary(self.source_vocabulary)
+        vocabulary = read_vocabulary(self.vocabulary)
+        added = dict(parse_addition(text) for text in self.add)
         if self.add or self.remove:
-            vocabulary = self._edit(vocabulary or known or _names(self.source), list(added))
+            vocabulary = self._edit(
+                vocabulary or known or names_in(self.source, self.table), list(added)
+            )
         with ByteProgress("writing") as progress:
             return change_tasks(
                 self.source,
                 self.out,
                 vocabulary,
-                rows=_rows(self.rows),
+                rows=parse_rows(self.rows),
                 new_rows=self.new_rows,
                 starts={name: start for name, start in added.items() if start is not None},
                 source_vocabulary=known,
+                table=self.table,
                 format=self.format,
                 overwrite=self.overwrite,
                 dry_run=self.dry_run,
@@ -286,63 +335,3 @@ Command = (
     | Annotated[Tasks, tyro.conf.subcommand("tasks")]
     | Annotated[Combine, tyro.conf.subcommand("combine")]
 )
-
-
-def _shapes(checkpoint: Checkpoint) -> Target:
-    return {
-        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-        for path, leaf in checkpoint.leaves.items()
-    }
-
-
-def _read_shapes(path: str) -> Target:
-    """Reads a model's parameters from another checkpoint, or JSON `{path: {shape, dtype}}`."""
-    if not path.endswith(".json"):
-        return _shapes(Checkpoint(path))
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        return {
-            name: jax.ShapeDtypeStruct(tuple(leaf["shape"]), leaf["dtype"])
-            for name, leaf in content.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(
-            f'{path} is not a tree of parameters, {{"path": {{"shape", "dtype"}}}}: {error}'
-        ) from error
-
-
-def _vocabulary(path: str | None) -> TaskVocabulary | None:
-    """Reads a vocabulary from a JSON file or a LeRobot dataset."""
-    if path is None:
-        return None
-    return (TaskVocabulary.from_lerobot if Path(path).is_dir() else TaskVocabulary.load)(path)
-
-
-def _names(source: str) -> TaskVocabulary:
-    conditioning = open_checkpoint(source).conditioning
-    if conditioning is None or conditioning.vocabulary is None:
-        raise CheckpointError(f"{source} does not name its tasks; pass --source-vocabulary")
-    return conditioning.vocabulary
-
-
-def _rows(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise CheckpointError(
-            f"--rows is {text!r}, but must be numbers separated by commas: --rows=0,2,-1"
-        ) from None
-
-
-def _pair(text: str) -> tuple[str, str]:
-    pattern, separator, path = text.partition("=")
-    if not separator:
-        raise CheckpointError(f"--rename is {text!r}, but must be PATTERN=PATH")
-    return pattern, path
-
-
-def _addition(text: str) -> tuple[str, str | None]:
-    name, separator, start = text.rpartition("=")
-    return (name, start) if separator else (text, None)

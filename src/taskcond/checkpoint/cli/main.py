@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import io
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tyro
@@ -21,8 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Returns:
-        0; 1 if the command was refused, with the reason on stderr; 130 if it was interrupted.
-        Wrong usage exits with 2.
+        0; 1 if the command was refused, with the reason on stderr; 130 if it was interrupted; 143
+        if it was terminated (SIGTERM). Wrong usage exits with 2.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if list(arguments) == ["--version"]:
@@ -39,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # the terminal may lack letters of a task's name
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        report = command.run()
+        with _terminable():
+            report = command.run()
         print(json.dumps(_plain(report), indent=2) if command.json else report, flush=True)
     except BrokenPipeError:  # the reader has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -47,9 +51,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _refuse("interrupted; nothing was written", command.json)
         return 130
+    except _Terminated:
+        _refuse("terminated; nothing was written", command.json)
+        return 143
     except Exception as error:
         return _refuse(_reason(error), command.json)
     return 0
+
+
+class _Terminated(BaseException):
+    """Raised by SIGTERM, so that everything is cleaned up as after Ctrl-C."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Lets SIGTERM end the command with a clean-up, where signals can be handled."""
+
+    def terminate(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # or a second one would end the clean-up
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _reason(error: Exception) -> str:
@@ -65,9 +94,14 @@ def _flags(error: MergeError) -> str:
     """Describes the problems of a merge, with the flags that would accept them."""
     problems = error.problems
     lines = [problems.summary(), problems.details()]
-    flags = [f"--{name} '{path}'" for name in ("keep", "drop") for path in getattr(problems, name)]
+    flags = [f"--rename '{old}={new}'" for old, new in problems.rename.items()]
+    flags += [f"--{name} '{path}'" for name in ("keep", "drop") for path in getattr(problems, name)]
+    if problems.rename:
+        lines.append("only the beginning of most paths differs")
     if flags:
         lines.append(f"to accept this: {' '.join(flags)}")
+    if problems.idle_tables:
+        lines.append("rows were not used, as no leaf is called as a task table; use --table PATH")
     if problems.tables:
         lines.append("to remap task rows: --vocabulary, or --rows=0,2,-1 (-1 for a new task)")
     return "\n".join(lines)

@@ -15,7 +15,6 @@ from taskcond.checkpoint.storage.boxes import Box, largest_run, whole
 from taskcond.checkpoint.storage.errors import CheckpointError
 from taskcond.merging.plan import MergeRules, plan_merge
 from taskcond.merging.report import MergeError
-from taskcond.merging.tables import is_table
 
 _SAMPLE_BYTES = 1 << 18  # compared of each leaf
 _MIN_COSINE = 0.5  # it is close to 1 for fine-tunes of one base, and to 0 for unrelated weights
@@ -26,7 +25,7 @@ def check_same_leaves(first: Input, others: Sequence[Input]) -> None:
     problems = []
     for other in others:
         wanted, found = (
-            {path: leaf for path, leaf in one.leaves.items() if not is_table(path)}
+            {path: leaf for path, leaf in one.leaves.items() if path != one.table}
             for one in (first, other)
         )
         try:
@@ -44,7 +43,7 @@ def check_alike(reference: Input, others: Sequence[Input]) -> None:
     mean cosine similarity.
     """
     leaves = reference.leaves.items()
-    matrices = [path for path, leaf in leaves if len(leaf.shape) > 1 and not is_table(path)]
+    matrices = [path for path, leaf in leaves if len(leaf.shape) > 1 and path != reference.table]
     cosines: dict[str, list[float]] = {other.path: [] for other in others}
     for path in matrices:
         box = _beginning(reference, path)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +31,7 @@ from taskcond.checkpoint.storage.boxes import (
 from taskcond.checkpoint.storage.errors import CheckpointError
 from taskcond.checkpoint.storage.leaf import Leaf, Piece, Progress, StrPath
 from taskcond.checkpoint.storage.threads import prefetch
-from taskcond.merging.tables import is_table
+from taskcond.merging.finite import count_nonfinite
 from taskcond.messages import columns, warn
 
 _BLOCK_BYTES = 1 << 18  # the arithmetic of a block stays in the processor's cache
@@ -49,12 +51,17 @@ class CombineReport:
         owners: `{task: the checkpoint that its row comes from}`.
         hashes: `{checkpoint: SHA-256 of the values that were read}`; empty after a dry run.
         nonfinite: `{checkpoint: {path: number of NaN and Inf}}`; empty after a dry run.
+        cast: `{checkpoint: {path: (dtype there, dtype of the result)}}`, for dtypes that differ.
+        overflowed: `{path: number of entries that are finite in every checkpoint, but not in the
+            result}`; empty after a dry run.
     """
 
     methods: dict[str, str]
     owners: dict[str, str]
     hashes: dict[str, str] = dataclasses.field(default_factory=dict)
     nonfinite: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+    cast: dict[str, dict[str, tuple[str, str]]] = dataclasses.field(default_factory=dict)
+    overflowed: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
         return columns(
@@ -62,7 +69,13 @@ class CombineReport:
                 *((f"{n} leaves", method) for method, n in Counter(self.methods.values()).items()),
                 *((f"task {task!r}", f"from {path}") for task, path in self.owners.items()),
                 *((f"sha256 {digest[:16]}", path) for path, digest in self.hashes.items()),
+                *(
+                    (f"cast {n} leaves", f"{old} -> {new}, from {path}")
+                    for path, found in self.cast.items()
+                    for (old, new), n in Counter(found.values()).items()
+                ),
                 *(("NaN/Inf", f"{path}: {found}") for path, found in self.nonfinite.items()),
+                *(("overflowed", f"{path}: {n}") for path, n in self.overflowed.items()),
             ]
         )
 
@@ -91,7 +104,7 @@ def combine_checkpoints(
         progress: A function that is called with the number of bytes done and their total.
 
     Warns:
-        UserWarning: An input has NaN or Inf.
+        UserWarning: An input has NaN or Inf, or finite values become NaN or Inf in the result.
 
     Raises:
         CheckpointError: The recipe cannot be followed, the specialists do not have one base or
@@ -114,22 +127,24 @@ def combine_checkpoints(
     )
     _check(recipe, specialists, base)
     table = combine_tables(recipe, specialists, base)
-    shared = {path: x for path, x in specialists[0].leaves.items() if not is_table(path)}
+    shared = {path: x for path, x in specialists[0].leaves.items() if path != specialists[0].table}
     recipe.check_rules(shared)
-    leaves = {path: leaf.rechunked() for path, leaf in shared.items()}
+    dtypes = {path: _dtype(recipe, path, specialists, base) for path in shared}
+    leaves = {path: leaf.rechunked(dtypes[path]) for path, leaf in shared.items()}
     if table is not None:
         leaves[table.path] = Leaf.of(table.value)
     rules = {path: recipe.rule(path) for path in shared}
     report = CombineReport(
         {path: rule.method for path, rule in rules.items()}, table.owners if table else {}
     )
+    report.cast = _casts(dtypes, inputs)
 
     def pieces(path: str) -> Iterator[Piece]:
         if path not in rules:
             assert table is not None
             return ((box, table.value[box]) for box in leaves[path].chunks())
         combine = _combiner(rules[path], recipe.seed, path, specialists, base)
-        return _combine_leaf(combine, path, leaves[path], specialists, base)
+        return _combine_leaf(combine, path, leaves[path], specialists, base, report.overflowed)
 
     def record() -> dict[str, str]:
         if hashes is not None:
@@ -138,10 +153,17 @@ def combine_checkpoints(
         content = {"recipe": recipe.to_dict(), "versions": _versions(), "inputs": report.hashes}
         return {RECIPE: json.dumps(content, indent=2) + "\n"}
 
-    write_checkpoint(output, leaves, pieces, table.conditioning if table else None, record)
+    about = table.conditioning.at(table.path, leaves) if table else None
+    write_checkpoint(output, leaves, pieces, about, table.path if table else None, record)
     report.nonfinite = {one.path: one.nonfinite for one in inputs if one.nonfinite}
     if report.nonfinite:
         warn(f"NaN or Inf was combined: {report.nonfinite}")
+    report.overflowed = {path: n for path, n in report.overflowed.items() if n}
+    if report.overflowed:
+        warn(
+            f"finite values became NaN or Inf in the result: {report.overflowed}; give the recipe "
+            "a dtype with a larger range, such as 'float32'"
+        )
     return report
 
 
@@ -155,8 +177,41 @@ def _check(recipe: Recipe, specialists: Sequence[Input], base: Input | None) -> 
         check_norm_stats([one.checkpoint for one in specialists])
 
 
+def _dtype(
+    recipe: Recipe, path: str, specialists: Sequence[Input], base: Input | None
+) -> np.dtype[Any]:
+    """Returns the dtype of a leaf of the result, whatever the order of the specialists."""
+    dtypes = [one.leaves[path].dtype for one in specialists]
+    if jnp.issubdtype(dtypes[0], jnp.floating):
+        if recipe.dtype is not None:
+            return jnp.dtype(recipe.dtype)
+        if base is not None:
+            return base.leaves[path].dtype
+    return functools.reduce(jnp.promote_types, dtypes)
+
+
+def _casts(
+    dtypes: Mapping[str, np.dtype[Any]], inputs: Sequence[Input]
+) -> dict[str, dict[str, tuple[str, str]]]:
+    """Returns the leaves of each input whose dtype is not that of the result."""
+    found = {
+        one.path: {
+            path: (str(one.leaves[path].dtype), str(dtype))
+            for path, dtype in dtypes.items()
+            if one.leaves[path].dtype != dtype
+        }
+        for one in inputs
+    }
+    return {path: casts for path, casts in found.items() if casts}
+
+
 def _combine_leaf(
-    combine: Combine, path: str, leaf: Leaf, specialists: Sequence[Input], base: Input | None
+    combine: Combine,
+    path: str,
+    leaf: Leaf,
+    specialists: Sequence[Input],
+    base: Input | None,
+    overflowed: dict[str, int],
 ) -> Iterator[Piece]:
     boxes = list(leaf.chunks())
     inputs = specialists if base is None else [*specialists, base]
@@ -167,8 +222,13 @@ def _combine_leaf(
             for one in inputs
         ]
         for box, *values in zip(boxes, *read, strict=True):
+            all_values = list(values)
             before = None if base is None else values.pop()
-            yield box, _combine_blocks(combine, box, before, values, leaf.dtype)
+            result = _combine_blocks(combine, box, before, values, leaf.dtype)
+            if count_nonfinite(result):
+                new = np.isfinite(all_values).all(0) & ~np.isfinite(result)
+                overflowed[path] = overflowed.get(path, 0) + int(np.count_nonzero(new))
+            yield box, result
 
 
 def _combine_blocks(
@@ -180,7 +240,8 @@ def _combine_blocks(
     for block in grid(box, largest_run(shape, dtype.itemsize, _BLOCK_BYTES)):
         inside = (*relative(block, box), ...)
         old = None if before is None else before[inside]
-        result[inside] = combine(block, old, [value[inside] for value in values])
+        with np.errstate(over="ignore", invalid="ignore"):  # the caller counts NaN and Inf
+            result[inside] = combine(block, old, [value[inside] for value in values])
     return result
 
 

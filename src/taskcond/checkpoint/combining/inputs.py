@@ -26,12 +26,14 @@ class Input:
         checkpoint: The checkpoint.
         path: The path of the checkpoint.
         leaves: The leaves that are combined; low-rank leaves are folded.
+        table: The path of the task table, if there is one.
         nonfinite: `{path: number of NaN and Inf}` among the values that were read by `pieces`.
     """
 
     def __init__(self, checkpoint: Checkpoint, source: Leaves):
         self.checkpoint = checkpoint
         self.path = checkpoint.path
+        self.table = checkpoint.table
         self.leaves: Mapping[str, Leaf] = source.leaves
         self.nonfinite: dict[str, int] = {}
         self._source = source

@@ -19,6 +19,7 @@ from taskcond.checkpoint.storage.errors import CheckpointError
 from taskcond.checkpoint.storage.leaf import StrPath
 from taskcond.checkpoint.validation import CONFIG, Integer, Number, Switch, refuses
 
+Dtype = Literal["float64", "float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"]
 Density = Annotated[Number, pydantic.Field(gt=0, le=1)]
 
 
@@ -80,6 +81,8 @@ class Recipe:
         vocabulary: The tasks of the result, in order; by default all tasks of the specialists.
         check_base: Whether to refuse specialists whose weights have nothing in common.
         check_norm_stats: Whether to refuse specialists whose normalization statistics differ.
+        dtype: The dtype of the floating-point leaves beside the task table; by default that of the
+            base, or without one the smallest that holds all specialists' values.
 
     Raises:
         CheckpointError: The recipe is invalid. The message lists every problem.
@@ -95,6 +98,7 @@ class Recipe:
     vocabulary: tuple[str, ...] | None = None
     check_base: Switch = True
     check_norm_stats: Switch = True
+    dtype: Dtype | None = None
 
     def __post_init__(self) -> None:
         problems = [] if self.specialists else ["there are no specialists"]

@@ -10,7 +10,7 @@ from jaxtyping import Shaped
 
 from taskcond.checkpoint.combining.inputs import Input
 from taskcond.checkpoint.combining.recipe import Recipe
-from taskcond.checkpoint.conditioning import TaskConditioning, find_table
+from taskcond.checkpoint.conditioning import TaskConditioning
 from taskcond.checkpoint.storage.errors import CheckpointError
 from taskcond.data.vocabulary import TaskVocabulary
 
@@ -82,7 +82,7 @@ class _Table:
 
     @classmethod
     def read(cls, source: Input) -> _Table | None:
-        path = find_table(source.leaves, source.path)
+        path = source.table
         if path is None:
             return None
         conditioning = source.checkpoint.conditioning

@@ -1,8 +1,8 @@
 """A directory that appears under its name only when it is complete.
 
-It is written beside its place, as `.NAME.HOST.PID.partial`, and renamed at the end. To replace an
-old directory, the two are exchanged in one step if the system can do that (Linux). Elsewhere the
-old one is first renamed to `.NAME.HOST.PID.old`. The next run for the same name cleans up after a
+It is written in a working directory beside its place, and renamed at the end. To replace an old
+directory, the two are exchanged in one step if the system can do that (Linux). Elsewhere the old
+one is first moved into the working directory. The next run for the same name cleans up after a
 killed process: it restores an old directory that has no successor, and removes everything else.
 """
 
@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
-import shutil
-import socket
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from taskcond.checkpoint.storage.errors import as_checkpoint_error
+from taskcond.checkpoint.storage.leftovers import Workplace, clean_up
 
 _EXCHANGE, _AT_FDCWD = 2, -100  # constants of renameat2(2)
 
@@ -36,23 +37,22 @@ def staged(out: Path, check: Callable[[], None]) -> Iterator[Path]:
         CheckpointError: There is no permission, or the disk is full. Everything is as before then.
     """
     out = out.resolve()
-    partial = _beside(out, "partial")
     with as_checkpoint_error(f"{out} cannot be written"):
-        _clean_up(out)
-        _remove(partial)
-        partial.mkdir(parents=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        clean_up(out)
+        place = Workplace(out)
     try:
-        yield partial
         with as_checkpoint_error(f"{out} cannot be written"):
-            sync(partial)
-            if out.exists():
+            place.new.mkdir()
+        yield place.new
+        with as_checkpoint_error(f"{out} cannot be written"):
+            sync(place.new)
+            if not _appear(place.new, out):
                 check()
-                _replace(partial, out)
-            else:
-                os.rename(partial, out)
+                _replace(place, out)
             _sync_directory(out.parent)
     finally:
-        _remove(partial)
+        place.remove()
 
 
 def sync(directory: Path) -> None:
@@ -66,35 +66,32 @@ def sync(directory: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file; an existing file is replaced completely or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def _clean_up(out: Path) -> None:
-    """Removes or restores what killed processes left behind."""
-    if not out.parent.is_dir():
-        return
-    for child in out.parent.iterdir():
-        prefix, _, state = child.name.rpartition(".")
-        if state not in ("partial", "old") or not prefix.startswith(f".{out.name}."):
-            continue
-        host, _, pid = prefix.removeprefix(f".{out.name}.").rpartition(".")
-        if host != _host() or not pid.isdecimal() or _is_running(int(pid)):
-            continue
-        if state == "old" and not out.exists():
-            os.rename(child, out)
-        else:
-            _remove(child)
+def _appear(new: Path, out: Path) -> bool:
+    """Renames a directory; returns `False` if there is something of that name."""
+    if out.exists():
+        return False
+    try:
+        os.rename(new, out)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False  # another run has been faster
+    return True
 
 
-def _replace(new: Path, old: Path) -> None:
-    """Puts `new` in the place of `old`, and removes `old`."""
-    if not _exchange(new, old):
-        aside = _beside(old, "old")
-        os.rename(old, aside)
-        os.rename(new, old)
-        _remove(aside)
+def _replace(place: Workplace, out: Path) -> None:
+    """Puts what is new in the place of `out`."""
+    if not _exchange(place.new, out):
+        os.rename(out, place.old)
+        os.rename(place.new, out)
 
 
 def _exchange(a: Path, b: Path) -> bool:
@@ -104,30 +101,6 @@ def _exchange(a: Path, b: Path) -> bool:
     except (AttributeError, OSError, TypeError):
         return False
     return rename(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _EXCHANGE) == 0
-
-
-def _beside(out: Path, state: str) -> Path:
-    return out.with_name(f".{out.name}.{_host()}.{os.getpid()}.{state}")
-
-
-def _host() -> str:
-    return socket.gethostname().replace(os.sep, "_")
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # the process belongs to another user
-        return True
-    return pid != os.getpid()
-
-
-def _remove(path: Path) -> None:
-    if path.is_symlink():
-        path.unlink()
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def _sync_directory(path: Path) -> None:

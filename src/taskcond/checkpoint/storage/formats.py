@@ -65,8 +65,13 @@ class Format(Protocol):
         """Returns whether an entry of a directory makes that a checkpoint in this format."""
         ...
 
-    def is_part(self, entry: Path) -> bool:
-        """Returns whether an entry of a checkpoint's directory belongs to this format."""
+    def is_part(self, root: Path, name: str) -> bool:
+        """Returns whether a file of a checkpoint's directory belongs to this format.
+
+        Args:
+            root: The directory.
+            name: The path of the file in it.
+        """
         ...
 
     def check(self, leaves: Mapping[str, Leaf]) -> None:
@@ -77,8 +82,8 @@ class Format(Protocol):
         """Opens a checkpoint for reading."""
         ...
 
-    def create(self, root: Path, leaves: Mapping[str, Leaf]) -> Writer:
-        """Begins to write a checkpoint."""
+    def create(self, root: Path, leaves: Mapping[str, Leaf], like: Leaves | None) -> Writer:
+        """Begins to write a checkpoint, with the structure of `like` if that says more."""
         ...
 
     def verify(self, root: Path, leaves: Mapping[str, Leaf]) -> None:

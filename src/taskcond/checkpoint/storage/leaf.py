@@ -8,9 +8,10 @@ of that chunk. So a chunk can be decoded from its beginning to its end, whatever
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -143,6 +144,20 @@ def read_leaf(source: Leaves, path: str, box: Box | None = None) -> Shaped[np.nd
         if common is not None:
             value[relative(common, box)] = source.read(path, piece)[relative(common, piece)]
     return value
+
+
+def below_others(paths: Collection[str]) -> list[str]:
+    """Returns the paths that lie below another one, which no tree can have.
+
+    >>> below_others(["a", "a/b", "ab"])
+    ['a/b']
+    """
+    known = set(paths)
+    return [
+        path
+        for path in paths
+        if not known.isdisjoint(itertools.accumulate(path.split("/")[:-1], "{}/{}".format))
+    ]
 
 
 def as_bytes(array: np.ndarray) -> memoryview:

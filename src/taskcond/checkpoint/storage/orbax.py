@@ -17,13 +17,13 @@ checksums: a flipped bit in the data is found there only if it breaks the compre
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import json
 import math
+import re
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -42,22 +42,17 @@ from taskcond.checkpoint.storage.boxes import (
     split_at_chunks,
 )
 from taskcond.checkpoint.storage.errors import CheckpointError, as_checkpoint_error
-from taskcond.checkpoint.storage.leaf import PIECE_BYTES, Leaf
+from taskcond.checkpoint.storage.files import check_regular
+from taskcond.checkpoint.storage.leaf import PIECE_BYTES, Leaf, Leaves, below_others
 from taskcond.checkpoint.storage.zstd_stream import ChunkStream, read_value
 
 METADATA = "_METADATA"
-_PARTS = {
-    METADATA,
-    "_CHECKPOINT_METADATA",
-    "_sharding",
-    "_strings.json",
-    "array_metadatas",
-    "checkpoint",
-    "commit_success.txt",
-    "d",
-    "descriptor",
-    "manifest.ocdbt",
-}
+_PART = re.compile(
+    rf"{METADATA}|_CHECKPOINT_METADATA|_sharding|_strings\.json|checkpoint|commit_success\.txt"
+    r"|descriptor(/descriptor\.pbtxt)?|array_metadatas/process_\d+"
+    r"|(ocdbt\.process_\w+/)?(manifest\.\w+|d/[0-9a-f]+)"
+)
+_PART_OF_ZARR = re.compile(r"\.zarray|\.zattrs|zarr\.json|(c/)?(\d+[./])*\d+|c")
 # Types of leaves for which Orbax stores no array.
 _EMPTY = {"None", "Dict", "List", "Tuple", "NamedTuple", "Unknown", "string"}
 _PYTREE_HANDLER = "orbax.checkpoint._src.handlers.pytree_checkpoint_handler.PyTreeCheckpointHandler"
@@ -83,10 +78,13 @@ class Orbax:
         """Returns whether an entry of a directory makes that an Orbax directory."""
         return entry.name == METADATA
 
-    def is_part(self, entry: Path) -> bool:
-        """Returns whether Orbax writes this entry into a checkpoint's directory."""
-        is_leaf = (entry / ".zarray").exists() or (entry / "zarr.json").exists()
-        return entry.name in _PARTS or entry.name.startswith("ocdbt.process_") or is_leaf
+    def is_part(self, root: Path, name: str) -> bool:
+        """Returns whether Orbax writes a file of this name into a checkpoint's directory."""
+        if _PART.fullmatch(name):
+            return True
+        leaf, _, part = name.partition("/")
+        is_leaf = any((root / leaf / mark).exists() for mark in (".zarray", "zarr.json"))
+        return is_leaf and _PART_OF_ZARR.fullmatch(part) is not None
 
     def check(self, leaves: Mapping[str, Leaf]) -> None:
         """Raises `CheckpointError` listing all leaves that a directory cannot hold."""
@@ -100,7 +98,7 @@ class Orbax:
             problems.append(f"paths with the same name once `/` has become a dot: {double}")
         if odd := [path for path in leaves if {"", ".", ".."} & set(path.split("/"))]:
             problems.append(f"paths with an empty part: {odd}")
-        if below := [path for path in leaves if any(p in leaves for p in _parents(path))]:
+        if below := below_others(leaves):
             problems.append(f"leaves below other leaves: {below}")
         if problems:
             raise CheckpointError("Orbax cannot hold these leaves: " + "; ".join(problems))
@@ -109,9 +107,9 @@ class Orbax:
         """Opens a directory for reading."""
         return OrbaxReader(root)
 
-    def create(self, root: Path, leaves: Mapping[str, Leaf]) -> OrbaxWriter:
-        """Begins to write a directory."""
-        return OrbaxWriter(root, leaves)
+    def create(self, root: Path, leaves: Mapping[str, Leaf], like: Leaves | None) -> OrbaxWriter:
+        """Begins to write a directory, with the lists and empty nodes of `like`."""
+        return OrbaxWriter(root, leaves, like.tree if isinstance(like, OrbaxReader) else {})
 
     def verify(self, root: Path, leaves: Mapping[str, Leaf]) -> None:
         """Reads every chunk, and with it checks its checksum."""
@@ -131,6 +129,7 @@ class OrbaxReader:
 
     Attributes:
         leaves: The leaves by path: the keys as they are in the file, joined by `/`.
+        tree: Orbax's description of each leaf and of each empty node.
     """
 
     def __init__(self, root: epath.Path):
@@ -146,8 +145,15 @@ class OrbaxReader:
                 f"{root} is half-written: it has no manifest.ocdbt, because saving was "
                 "interrupted; use an earlier step"
             )
+        check_regular(self._data_files())
         with as_checkpoint_error(f"{root} is damaged or half-written"):
+            self._check_names(names.values())
             opened = {path: self._open(name, options) for path, name in names.items()}
+            bad = {path: error for path, x in opened.items() if (error := x.exception())}
+            if bad:
+                first = str(next(iter(bad.values()))).partition(" [")[0]
+                listed = ", ".join(bad)
+                raise ValueError(f"{len(bad)} leaves cannot be opened ({listed}): {first}")
             self._arrays = {path: future.result() for path, future in opened.items()}
         self.leaves = {path: _leaf(array) for path, array in self._arrays.items()}
         self._compressor = {path: _stream_compressor(a) for path, a in self._arrays.items()}
@@ -187,11 +193,13 @@ class OrbaxReader:
 
     def _names(self) -> tuple[dict[str, str], dict[str, Any]]:
         """Returns the name of each leaf's array, and the options to open arrays with."""
+        check_regular([self._root / METADATA])
         with as_checkpoint_error(f"{self._root}/{METADATA} is damaged or half-written"):
             metadata = json.loads((self._root / METADATA).read_text())
+            self.tree: dict[str, Any] = metadata["tree_metadata"]
             rows = [
-                tuple(str(part["key"]) for part in entry["key_metadata"])
-                for entry in metadata["tree_metadata"].values()
+                _keys(entry)
+                for entry in self.tree.values()
                 if entry["value_metadata"]["value_type"] not in _EMPTY
             ]
         names = {"/".join(keys): ".".join(keys) for keys in rows}
@@ -206,13 +214,21 @@ class OrbaxReader:
             "fill_missing_data_reads": not zeros_are_there,
         }
 
-    def _open(self, name: str, options: Mapping[str, Any]) -> Any:
-        base = self._base
-        is_key = isinstance(base, dict) and base["driver"] == "ocdbt"
+    def _data_files(self) -> Iterator[epath.Path]:
+        yield self._root / "manifest.ocdbt"
+        if (self._root / "d").is_dir():
+            yield from (self._root / "d").iterdir()
+
+    def _check_names(self, names: Iterable[str]) -> None:
+        if isinstance(self._base, dict) and self._base["driver"] == "ocdbt":
+            return
         # Without OCDBT a name is a directory, and must not lead out of this one.
-        if not is_key and ("/" in name or "\\" in name or name in (".", "..")):
-            raise CheckpointError(f"{self._root}: {name!r} is not a valid name of a leaf")
-        kvstore = ts.KvStore.Spec(base) / f"{name}/"
+        bad = [name for name in names if "/" in name or "\\" in name or name in (".", "..")]
+        if bad:
+            raise CheckpointError(f"{self._root}: these are not valid names of leaves: {bad}")
+
+    def _open(self, name: str, options: Mapping[str, Any]) -> Any:
+        kvstore = ts.KvStore.Spec(self._base) / f"{name}/"
         spec = {**options, "kvstore": kvstore.to_json(), "recheck_cached_data": "open"}
         return ts.open(spec, open=True, context=self._context)
 
@@ -244,8 +260,8 @@ class OrbaxReader:
 class OrbaxWriter:
     """Writes an Orbax directory piece by piece; a piece of a leaf is one of its chunks."""
 
-    def __init__(self, root: Path, leaves: Mapping[str, Leaf]):
-        self._root = root
+    def __init__(self, root: Path, leaves: Mapping[str, Leaf], tree: Mapping[str, Any]):
+        self._root, self._tree = root, tree
         base = {
             "driver": "ocdbt",
             # The caller syncs once, when everything is written.
@@ -293,7 +309,7 @@ class OrbaxWriter:
         self._commit()
         while self._pending:
             self._pending.popleft().result()
-        (self._root / METADATA).write_text(json.dumps(_metadata(self._leaves)))
+        (self._root / METADATA).write_text(json.dumps(_metadata(self._leaves, self._tree)))
         now = time.time_ns()
         content = {
             "item_handlers": _PYTREE_HANDLER,
@@ -333,10 +349,6 @@ def _leaf(array: Any) -> Leaf:
     return Leaf(tuple(array.shape), array.dtype.numpy_dtype, tuple(chunk or ()))
 
 
-def _parents(path: str) -> Iterator[str]:
-    return itertools.accumulate(path.split("/")[:-1], "{}/{}".format)
-
-
 def _new_array(base: Mapping[str, Any], path: str, leaf: Leaf) -> dict[str, Any]:
     return {
         "driver": "zarr3",
@@ -358,10 +370,14 @@ def _new_array(base: Mapping[str, Any], path: str, leaf: Leaf) -> dict[str, Any]
     }
 
 
-def _metadata(leaves: Mapping[str, Leaf]) -> dict[str, Any]:
-    def entry(path: str, leaf: Leaf) -> dict[str, Any]:
+def _keys(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(part["key"]) for part in entry["key_metadata"])
+
+
+def _metadata(leaves: Mapping[str, Leaf], tree: Mapping[str, Any]) -> dict[str, Any]:
+    def entry(leaf: Leaf, keys: Any) -> dict[str, Any]:
         return {
-            "key_metadata": [{"key": key, "key_type": 2} for key in path.split("/")],
+            "key_metadata": keys,
             "value_metadata": {
                 # `jax.Array` would tie the file to the devices of this machine.
                 "value_type": "np.ndarray",
@@ -370,10 +386,19 @@ def _metadata(leaves: Mapping[str, Leaf]) -> dict[str, Any]:
             },
         }
 
+    # Orbax restores nothing into another structure: its lists, their order and empty nodes stay.
+    entries, missing = {}, dict(leaves)
+    for name, old in tree.items():
+        path = "/".join(_keys(old))
+        if path in missing:
+            entries[name] = entry(missing.pop(path), old["key_metadata"])
+        elif old["value_metadata"]["value_type"] in _EMPTY - {"string"}:
+            entries[name] = old
+    for path, leaf in missing.items():
+        keys = path.split("/")
+        entries[str(tuple(keys))] = entry(leaf, [{"key": k, "key_type": 2} for k in keys])
     return {
-        "tree_metadata": {
-            str(tuple(path.split("/"))): entry(path, leaf) for path, leaf in leaves.items()
-        },
+        "tree_metadata": entries,
         "use_ocdbt": True,
         "use_zarr3": True,
         "store_array_data_equal_to_fill_value": True,

@@ -7,8 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from taskcond.checkpoint.storage.errors import CheckpointError, as_checkpoint_error
+from taskcond.checkpoint.storage.files import walk_files
 from taskcond.checkpoint.storage.formats import FORMATS, Format, get_format
-from taskcond.checkpoint.storage.leaf import Progress, StrPath
+from taskcond.checkpoint.storage.leaf import Leaves, Progress, StrPath
+
+_SHOWN = 20  # of the files that would be lost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Output:
         progress: See `Progress`.
         sources: Paths that are read while `path` is written.
         companions: Names of the other files that belong to a checkpoint.
+        like: The source of a training state, whose names and structure are kept.
     """
 
     path: Path
@@ -32,6 +36,7 @@ class Output:
     progress: Progress | None = None
     sources: tuple[str, ...] = ()
     companions: tuple[str, ...] = ()
+    like: Leaves | None = None
 
     @classmethod
     def at(
@@ -89,16 +94,17 @@ class Output:
             raise CheckpointError(
                 f"{out} is not a checkpoint and will not be overwritten; write to another path"
             )
-        foreign = sorted(child.name for child in out.iterdir() if not self._is_part(child))
+        foreign = sorted(name for name in walk_files(out) if not self._is_part(name))
         if foreign:
+            more = f" and {len(foreign) - _SHOWN} more" if len(foreign) > _SHOWN else ""
             raise CheckpointError(
-                f"{out} also holds {foreign}, which would be lost; move them, or write to "
-                "another path"
+                f"{out} also holds {foreign[:_SHOWN]}{more}, which would be lost; move them, or "
+                "write to another path"
             )
 
-    def _is_part(self, entry: Path) -> bool:
-        is_companion = entry.name in self.companions
-        return is_companion or any(format.is_part(entry) for format in FORMATS.values())
+    def _is_part(self, name: str) -> bool:
+        formats = FORMATS.values()
+        return name in self.companions or any(x.is_part(self.path, name) for x in formats)
 
 
 def _is_root(entry: Path) -> bool:

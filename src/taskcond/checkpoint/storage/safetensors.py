@@ -32,7 +32,8 @@ from taskcond.checkpoint.storage.boxes import (
     relative,
 )
 from taskcond.checkpoint.storage.errors import CheckpointError, as_checkpoint_error
-from taskcond.checkpoint.storage.leaf import Leaf, as_bytes
+from taskcond.checkpoint.storage.files import check_regular
+from taskcond.checkpoint.storage.leaf import Leaf, Leaves, as_bytes, below_others
 
 _SUFFIX = ".safetensors"
 _INDEX_SUFFIX = ".safetensors.index.json"
@@ -80,7 +81,9 @@ class Safetensors:
         """Returns whether an entry of a directory makes that a safetensors checkpoint."""
         return entry.name.endswith((_SUFFIX, _INDEX_SUFFIX))
 
-    is_part = is_root
+    def is_part(self, root: Path, name: str) -> bool:
+        """Returns whether a file of this name belongs to a safetensors checkpoint."""
+        return "/" not in name and name.endswith((_SUFFIX, _INDEX_SUFFIX))
 
     def check(self, leaves: Mapping[str, Leaf]) -> None:
         """Raises `CheckpointError` listing all leaves that a file cannot hold."""
@@ -89,6 +92,8 @@ class Safetensors:
         problems = [f"the format has no dtype for {wrong}"] if wrong else []
         if dots:
             problems.append(f"the names {dots} hold a dot, which cannot be told from a `/`")
+        if below := below_others(leaves):
+            problems.append(f"leaves below other leaves: {below}")
         if problems:
             raise CheckpointError("safetensors cannot hold these leaves: " + "; ".join(problems))
 
@@ -96,7 +101,9 @@ class Safetensors:
         """Opens a file, an index, or a directory with either."""
         return SafetensorsReader(root)
 
-    def create(self, root: Path, leaves: Mapping[str, Leaf]) -> SafetensorsWriter:
+    def create(
+        self, root: Path, leaves: Mapping[str, Leaf], like: Leaves | None
+    ) -> SafetensorsWriter:
         """Begins to write the files."""
         return SafetensorsWriter(root, leaves)
 
@@ -115,8 +122,18 @@ class SafetensorsReader:
         self.leaves: dict[str, Leaf] = {}
         self._places: dict[str, tuple[epath.Path, int]] = {}
         files, names = _files(root)
+        problems = [
+            f"{file} does not exist; download or copy it too" for file in files if not file.exists()
+        ]
+        check_regular(files)
         for file in files:
-            self._add(file)
+            try:
+                if file.exists():
+                    self._add(file)
+            except CheckpointError as error:
+                problems.append(str(error))
+        if problems:
+            raise CheckpointError("; ".join(problems))
         missing = sorted(name for name in names if _path(name) not in self.leaves)
         if missing:
             raise CheckpointError(f"{root} is incomplete: its files lack {missing}")
@@ -139,15 +156,14 @@ class SafetensorsReader:
         return value
 
     def _add(self, file: epath.Path) -> None:
-        if not file.exists():
-            raise CheckpointError(f"{file} does not exist; download or copy it too")
         with as_checkpoint_error(f"{file} is not a complete safetensors file"):
             header, begin = _header(file)
+            unknown = {name: x["dtype"] for name, x in header.items() if x["dtype"] not in _DTYPES}
+            if unknown:
+                raise ValueError(f"it has leaves of unknown dtypes: {unknown}")
             size = file.stat().length
             end = 0
             for name, entry in header.items():
-                if entry["dtype"] not in _DTYPES:
-                    raise ValueError(f"{name} has the unknown dtype {entry['dtype']}")
                 shape = tuple(operator.index(n) for n in entry["shape"])
                 leaf = Leaf(shape, _DTYPES[entry["dtype"]], shape)
                 start, stop = entry["data_offsets"]
@@ -240,6 +256,7 @@ def _files(root: epath.Path) -> tuple[list[epath.Path], list[str]]:
         if shard and int(shard[1]) > 1:
             raise CheckpointError(f"{root} is one of {int(shard[1])} files; pass their index")
         return [root], []
+    check_regular([root])
     with as_checkpoint_error(f"{root} is not an index of safetensors files"):
         places = json.loads(root.read_text())["weight_map"]
         names = sorted(set(places.values()))

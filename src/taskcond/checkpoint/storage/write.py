@@ -44,7 +44,7 @@ def write(
     output.format.check(leaves)
     if output.dry_run:
         return
-    prefix = output.format.prefix
+    prefix = output.format.prefix if output.like is None else ""
     stored = {prefix + path: leaf for path, leaf in leaves.items()}
     with staged(output.path, output.check_place) as partial:
         _write_leaves(output, partial, stored, lambda name: pieces(name.removeprefix(prefix)))
@@ -64,7 +64,7 @@ def _write_leaves(output: Output, root: Path, leaves: Mapping[str, Leaf], pieces
 
     refused = f"{output.path} cannot be written"
     with as_checkpoint_error(refused):
-        writer = output.format.create(root, leaves)
+        writer = output.format.create(root, leaves, output.like)
     total, done = sum(leaf.nbytes for leaf in leaves.values()), 0
     # The largest leaf comes first, so that at the end no thread works on one alone.
     order = sorted(leaves, key=lambda name: -leaves[name].nbytes)
@@ -85,7 +85,11 @@ def _write_leaves(output: Output, root: Path, leaves: Mapping[str, Leaf], pieces
 def _verify(format: Format, root: Path, leaves: Mapping[str, Leaf]) -> None:
     """Opens what was written, and reads all of it if the format has checksums."""
     found = format.open(epath.Path(root)).leaves
-    for name, leaf in leaves.items():
-        if name not in found or (found[name].shape, found[name].dtype) != (leaf.shape, leaf.dtype):
-            raise CheckpointError(f"{root}: {name} was not written completely; try again")
+    bad = [
+        name
+        for name, leaf in leaves.items()
+        if name not in found or (found[name].shape, found[name].dtype) != (leaf.shape, leaf.dtype)
+    ]
+    if bad:
+        raise CheckpointError(f"{root}: {bad} were not written completely; try again")
     format.verify(root, leaves)
