@@ -246,6 +246,16 @@ def test_nan_is_counted_and_warned_of():
     assert report.nonfinite == {"encoder/kernel": 2}
 
 
+@pytest.mark.parametrize("library", [np, jnp])
+def test_what_overflows_in_a_cast_is_counted_and_named(library):
+    source = {"a": library.asarray([1.0, 1e5, -1e5], np.float32)}
+    target = {"a": np.zeros(3, np.float16)}
+    with pytest.warns(UserWarning, match=r"a \(2, cast from float32 to float16\)"):
+        merged, report = merge_params(target, source)
+    assert report.nonfinite == {"a": 2}
+    np.testing.assert_array_equal(merged["a"], np.array([1, np.inf, -np.inf], np.float16))
+
+
 def test_patterns_that_match_nothing_are_reported():
     _, report = merge_params(tree(1), tree(0), keep="lora.*", drop=["x", "y"], rename={"z": "w"})
     assert report.unused == ["keep='lora.*'", "drop='x'", "drop='y'", "rename='z'"]

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Shaped
 
-from taskcond.merging.finite import count_nonfinite, warn_nonfinite
+from taskcond.merging.finite import cast_array, count_nonfinite, warn_nonfinite
 from taskcond.merging.patterns import Patterns, as_tuple
 from taskcond.merging.plan import MergeRules, plan_merge
 from taskcond.merging.report import MergeReport
@@ -133,13 +133,13 @@ def _merge(target: Tree, source: Tree, rules: MergeRules) -> tuple[dict[Any, Any
                 report.without_value.append(path)
             continue
         value = flat_source[source_paths[leaf.source]]
-        bad = count_nonfinite(value)
+        bad = count_nonfinite(value, own.dtype)
         if bad:
             report.nonfinite[path] = bad
         if leaf.rows is not None:
             value = take_rows(value, leaf.rows, rules.new_rows, own)
         merged[target_paths[path]] = _put(value, own)
-    warn_nonfinite(report.nonfinite)
+    warn_nonfinite(report.nonfinite, report.cast)
     return rebuild(target, merged), report
 
 
@@ -149,7 +149,9 @@ def _as_array(leaf: Any) -> Any:
 
 def _put(value: Any, target: Any) -> Shaped[Array, "..."] | Shaped[np.ndarray, "..."]:
     """Casts a value to the target's dtype, and puts it where the target wants it."""
-    if value.dtype != target.dtype:
+    if isinstance(value, np.ndarray):
+        value = cast_array(value, target.dtype)
+    elif value.dtype != target.dtype:
         value = value.astype(target.dtype)
     sharding = sharding_of(target)
     return value if sharding is None else jax.device_put(value, sharding)
