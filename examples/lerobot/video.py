@@ -75,12 +75,7 @@ class VideoReader:
         self._path = path
         self._step = 1 / fps
         self._lock = threading.Lock()
-        self._container = av.open(str(path))
-        self._stream, self._time_base, self._first = _video_stream(self._container)
-        # The loader's workers run in parallel. Threads of the decoder would cost memory in each.
-        self._stream.codec_context.thread_count = 1
-        self._frames = self._container.decode(self._stream)
-        self._last: av.VideoFrame | None = None
+        self._open()
 
     def read(self, seconds: float | int) -> UInt8[np.ndarray, "height width 3"]:
         """Returns the frame that is shown `seconds` after the first frame, in RGB.
@@ -98,20 +93,22 @@ class VideoReader:
                 ) from error
             return frame.to_ndarray(format="rgb24")
 
+    def _open(self) -> None:
+        """Opens the file, so that the next frame is the first one."""
+        self._container = av.open(str(self._path))
+        self._stream, self._time_base, self._first = _video_stream(self._container)
+        # The loader's workers run in parallel. Threads of the decoder would cost memory in each.
+        self._stream.codec_context.thread_count = 1
+        self._frames = self._container.decode(self._stream)
+        self._last: av.VideoFrame | None = None
+
     def _find(self, seconds: float | int) -> av.VideoFrame:
         half = self._step / 2  # times are rounded to ticks, so the nearest frame counts
         last, self._last = self._last, None  # after an error, the next call must seek
         if last is None or not -half <= seconds - self._time(last) < _NEAR * self._step:
-            self._seek(seconds)
-            last = None
-        while last is None or self._time(last) < seconds - half:
-            last = next(self._frames, None)
-            if last is None or last.pts is None:
-                raise ValueError(
-                    f"{self._path} has no frame at {seconds:.3f} s: the video is shorter than its "
-                    "episode. Download it again."
-                )
-            self.decoded += 1
+            last = self._jump(seconds)
+        while self._time(last) < seconds - half:
+            last = self._next(seconds)
         if self._time(last) > seconds + half:
             raise ValueError(
                 f"{self._path} has no frame at {seconds:.3f} s: the next frame is at "
@@ -120,8 +117,37 @@ class VideoReader:
         self._last = last
         return last
 
+    def _jump(self, seconds: float | int) -> av.VideoFrame:
+        """Returns a frame that is not after `seconds`, or the video's first one.
+
+        The first frame after a seek may be later than the time that was asked for: in an open group
+        of pictures, the frames shown before the keyframe also need those of the group before it.
+        """
+        back = 0.0
+        while seconds - back > 0:
+            self._seek(seconds - back)
+            frame = next(self._frames, None)
+            if frame is not None and frame.pts is not None:
+                self.decoded += 1
+                if self._time(frame) < seconds + self._step / 2:
+                    return frame
+            back = 2 * back + self._step
+        self._container.close()
+        self._open()
+        return self._next(seconds)
+
+    def _next(self, seconds: float | int) -> av.VideoFrame:
+        frame = next(self._frames, None)
+        if frame is None or frame.pts is None:
+            raise ValueError(
+                f"{self._path} has no frame at {seconds:.3f} s: the video is shorter than its "
+                "episode. Download it again."
+            )
+        self.decoded += 1
+        return frame
+
     def _seek(self, seconds: float | int) -> None:
-        target = self._first + round(max(seconds, 0.0) / self._time_base)
+        target = self._first + round(seconds / self._time_base)
         self._container.seek(target, stream=self._stream, backward=True)
         self._frames = self._container.decode(self._stream)
 
@@ -134,4 +160,6 @@ def _video_stream(container: InputContainer) -> tuple[av.VideoStream, Fraction, 
     if not container.streams.video or container.streams.video[0].codec_context is None:
         raise ValueError("the file has no video stream of a known codec")
     stream = container.streams.video[0]
-    return stream, stream.time_base or Fraction(1, av.time_base), stream.start_time or 0
+    tick = stream.time_base or Fraction(1, av.time_base)
+    # Newer releases of PyAV have a type of their own, with which one cannot calculate.
+    return stream, Fraction(tick.numerator, tick.denominator), stream.start_time or 0
