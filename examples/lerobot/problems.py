@@ -46,6 +46,11 @@ class Problem(Enum):
         "video shorter than its episode",
         "Download the video again, or leave the episode out with episodes=[...].",
     )
+    VIDEO_PLACE = (
+        "place in a video that contradicts the episodes",
+        "Correct from_timestamp and to_timestamp in meta/episodes, or leave the episodes out with "
+        "episodes=[...], or the camera with cameras=[...].",
+    )
     VIDEO_MISFIT = (
         "video that does not fit",
         "Encode the video again, at the dataset's fps and with one size for each camera.",

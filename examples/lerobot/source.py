@@ -252,7 +252,7 @@ class LeRobotData:
                     "Embed the images in the Parquet files, or leave the camera out with cameras=."
                 )
             return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-        path, begin = self._episodes[episode].videos[camera]
+        path, begin, _ = self._episodes[episode].videos[camera]
         reader = self._videos.get(path, lambda: (VideoReader(path, self.fps), 1))
         try:
             return reader.read(begin + frame / self.fps)
@@ -365,7 +365,7 @@ def _select_cameras(
     missing = [
         name
         for name in layout.video_keys
-        if not any(name in e.videos and e.videos[name][0].exists() for e in episodes)
+        if not any(name in e.videos and e.videos[name].path.exists() for e in episodes)
     ]
     notes.skipped += [
         f"camera {name}: declared in info.json, but no file on disk" for name in missing
