@@ -112,7 +112,8 @@ class LeRobotData:
         result = scan(layout, selected, self._vectors, self.cameras, notes, preflight=preflight)
         check_listed(layout, result.runs, self._names)
         layout.problems.raise_if_any()
-        self.norm_stats = choose_stats(layout, self._vectors, result.stats, notes)
+        whole = len(selected) == len(layout.episodes)
+        self.norm_stats = choose_stats(layout, self._vectors, result.stats, notes, whole=whole)
         layout.problems.raise_if_any()
 
         self._episodes = {episode.index: episode for episode in selected}
