@@ -55,6 +55,10 @@ class Problem(Enum):
         "video that does not fit",
         "Encode the video again, at the dataset's fps and with one size for each camera.",
     )
+    DEPTH = (
+        "depth video that is not gray of more than 8 bits",
+        "Store depth as 10-bit to 16-bit gray, or leave the camera out with cameras=[...].",
+    )
     UNLISTED_TASK = (
         "unlisted task_index",
         "Add the index to meta/tasks, or leave the episodes out with episodes=[...].",

@@ -18,6 +18,14 @@ from examples.lerobot.report import Notes
 from examples.lerobot.video import VideoInfo, VideoReader, probe
 
 _SAMPLED = 4  # videos of a camera from which frames are read
+_DEPTH_KEYS = (
+    "depth_unit",
+    "video.pix_fmt",
+    "video.depth_min",
+    "video.depth_max",
+    "video.shift",
+    "video.use_log",
+)
 _SHOWN = 5  # gaps that a warning lists
 
 
@@ -40,6 +48,7 @@ def scan_videos(
         _check_lengths(layout, episodes, camera, videos)
         _check_neighbours(layout, episodes, camera, videos, notes)
         _check_access(layout, episodes, camera, videos)
+        _check_depth(layout, camera, videos, notes)
         size = _common_size(layout, camera, videos, notes)
         if size is not None:
             sizes[camera] = size
@@ -99,6 +108,23 @@ def _probe(layout: Layout, path: Path) -> VideoInfo | None:
             Problem.VIDEO_MISFIT, f"{name}: {video.fps:g} fps, but the data {layout.fps:g}"
         )
     return video
+
+
+def _check_depth(layout: Layout, camera: str, videos: dict[Path, VideoInfo], notes: Notes) -> None:
+    """Adds a problem for each depth video that is not gray of more than 8 bits."""
+    facts = layout.info["features"][camera].get("info") or {}
+    is_depth = any(facts.get(key) for key in ("is_depth_map", "video.is_depth_map"))
+    for path, video in videos.items() if is_depth else ():
+        if not video.deep_gray:
+            layout.problems.add(
+                Problem.DEPTH, f"{layout.name(path)}: {video.codec}, {video.pixels}"
+            )
+    if any(video.deep_gray for video in videos.values()):
+        scale = {key: facts[key] for key in _DEPTH_KEYS if key in facts}
+        notes.warnings.append(
+            f"camera {camera}: depth is given as the stored integers, uint16, not as a length; "
+            f"info.json says of their scale: {scale or 'nothing'}"
+        )
 
 
 def _check_lengths(

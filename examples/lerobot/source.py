@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import copy
-import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex
 
 import numpy as np
-from jaxtyping import Int, Shaped, UInt8
-from PIL import Image
+from jaxtyping import Int, Shaped, UInt8, UInt16
 
 from examples.lerobot import columns
 from examples.lerobot.cache import Cache
 from examples.lerobot.layout import Episode, Layout
+from examples.lerobot.pictures import decode_picture
 from examples.lerobot.problems import DatasetError
 from examples.lerobot.report import Notes, Report, make_report, odd_info
 from examples.lerobot.scan import Scan, scan
@@ -42,7 +41,8 @@ class LeRobotData:
     - `state`: float32 `[s]`.
     - `actions`: float32 `[horizon, a]`. At the end of an episode the last action is repeated.
     - `action_is_pad`: bool `[horizon]`; true for the repeated actions.
-    - `images`: `{camera: uint8 [h, w, 3]}`, RGB.
+    - `images`: `{camera: uint8 [h, w, 3]}`, RGB; of gray with more than 8 bits, as depth cameras
+      give, the stored numbers: uint16 `[h, w, 1]`.
     - `task`: the name of the task.
     - `task_index`: the dataset's number of the task, int64.
     - `task_id`: the model's number of the task, int32.
@@ -244,7 +244,9 @@ class LeRobotData:
             "frame_index": np.int64(frame),
         }
 
-    def _image(self, episode: int, frame: int, camera: str) -> UInt8[np.ndarray, "h w 3"]:
+    def _image(
+        self, episode: int, frame: int, camera: str
+    ) -> UInt8[np.ndarray, "h w 3"] | UInt16[np.ndarray, "h w 1"]:
         if camera in self._image_keys:
             content = self._table(episode)[camera][frame].as_py()["bytes"]
             if not content:
@@ -252,7 +254,12 @@ class LeRobotData:
                     f"{self._episodes[episode].data}: {camera} of frame {frame} holds no image. "
                     "Embed the images in the Parquet files, or leave the camera out with cameras=."
                 )
-            return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+            try:
+                return decode_picture(content)
+            except ValueError as error:
+                raise DatasetError(
+                    f"{camera} of episode {episode}, frame {frame}: {error}"
+                ) from error
         path, begin, _ = self._episodes[episode].videos[camera]
         reader = self._videos.get(path, lambda: (VideoReader(path, self.fps), 1))
         try:

@@ -11,7 +11,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt16
 
 _NEAR = 32  # frames; up to here, decoding forward is cheaper than seeking
 
@@ -25,12 +25,16 @@ class VideoInfo:
         fps: Frames per second.
         size: Height and width.
         codec: The name of the codec, for instance `h264` or `av1`.
+        pixels: The name of the format of its pixels, for instance `yuv420p`.
+        deep_gray: Whether the frames are gray of more than 8 bits.
     """
 
     end: float
     fps: float
     size: tuple[int, int]
     codec: str
+    pixels: str
+    deep_gray: bool
 
 
 def probe(path: Path) -> VideoInfo:
@@ -55,6 +59,8 @@ def probe(path: Path) -> VideoInfo:
             fps=float(rate) if rate else 0.0,
             size=(stream.codec_context.height, stream.codec_context.width),
             codec=stream.codec_context.name,
+            pixels=str(stream.codec_context.pix_fmt),
+            deep_gray=is_deep_gray(stream.codec_context.format),
         )
 
 
@@ -77,8 +83,12 @@ class VideoReader:
         self._lock = threading.Lock()
         self._open()
 
-    def read(self, seconds: float | int) -> UInt8[np.ndarray, "height width 3"]:
+    def read(
+        self, seconds: float | int
+    ) -> UInt8[np.ndarray, "height width 3"] | UInt16[np.ndarray, "height width 1"]:
         """Returns the frame that is shown `seconds` after the first frame, in RGB.
+
+        Gray of more than 8 bits, in which depth is stored, is returned as it is.
 
         Raises:
             ValueError: There is no frame at that time, or it cannot be decoded.
@@ -91,6 +101,8 @@ class VideoReader:
                     f"{self._path} cannot be decoded at {seconds:.3f} s: {error}. "
                     "Download it again."
                 ) from error
+            if is_deep_gray(frame.format):
+                return frame.to_ndarray()[..., None]
             return frame.to_ndarray(format="rgb24")
 
     def _open(self) -> None:
@@ -153,6 +165,11 @@ class VideoReader:
 
     def _time(self, frame: av.VideoFrame) -> float:
         return float(((frame.pts or 0) - self._first) * self._time_base)
+
+
+def is_deep_gray(pixels: av.VideoFormat | None) -> bool:
+    """Says whether pixels have one number of more than 8 bits."""
+    return pixels is not None and len(pixels.components) == 1 and pixels.components[0].bits > 8
 
 
 def _video_stream(container: InputContainer) -> tuple[av.VideoStream, Fraction, int]:

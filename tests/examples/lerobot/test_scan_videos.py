@@ -7,6 +7,7 @@ from examples.lerobot import LeRobotData, Recording, write_dataset
 from examples.lerobot.write import write_video
 from tests.support.lerobot import (
     CAMERA,
+    add_feature,
     edit_episodes,
     given,
     move_index_to_the_start,
@@ -110,6 +111,15 @@ def test_a_video_longer_than_its_episode_is_a_warning(video_root):
     write_video(video_file(video_root, 3), np.zeros((12, 32, 32, 3), np.uint8), 20)
     warnings = "\n".join(LeRobotData(video_root).report.warnings)
     assert "episode_000003.mp4: 3 frames between episode 3 and the end" in warnings
+
+
+def test_depth_in_color_is_refused(video_root):
+    add_feature(
+        video_root, CAMERA, {"dtype": "video", "shape": [32, 32, 1], "info": {"is_depth_map": True}}
+    )
+    message = refusal(video_root)
+    assert "depth video that is not gray of more than 8 bits (5)" in message
+    assert "episode_000000.mp4: h264, yuv420p" in message
 
 
 def test_undamaged_datasets_get_no_warning_of_videos(video_root, v3_root):
