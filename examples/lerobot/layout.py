@@ -91,6 +91,11 @@ class Layout:
         """Returns a path as messages name it: relative to the dataset's folder."""
         return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
 
+    def is_inside(self, path: Path) -> bool:
+        """Says whether a path is in the dataset's folder."""
+        # Resolved, so that neither "..", an absolute path nor a symbolic link leads outside.
+        return any(path.resolve().is_relative_to(folder) for folder in self._allowed)
+
     def meta_rows(self, name: str) -> list[Row]:
         """Returns the rows of the JSON-lines file `meta/<name>`; none if it does not exist."""
         path = self.root / "meta" / name
@@ -149,8 +154,7 @@ class Layout:
                 Problem.UNREADABLE_METADATA, f"meta/info.json: {template_key} {template!r}: {error}"
             )
             return self.root
-        # Resolved, so that neither "..", an absolute path nor a symbolic link leads outside.
-        if not any(path.resolve().is_relative_to(folder) for folder in self._allowed):
+        if not self.is_inside(path):
             self.problems.add(
                 Problem.PATH_OUTSIDE,
                 f"meta/info.json: {template_key} {template!r} gives {path.resolve()}",

@@ -14,6 +14,7 @@ from jaxtyping import Int, Shaped, UInt8, UInt16
 from examples.lerobot import columns
 from examples.lerobot.cache import Cache
 from examples.lerobot.layout import Episode, Layout
+from examples.lerobot.moved import find_moved
 from examples.lerobot.pictures import decode_picture
 from examples.lerobot.problems import DatasetError
 from examples.lerobot.report import Notes, Report, make_report, odd_info
@@ -99,7 +100,7 @@ class LeRobotData:
             raise ValueError(f"horizon is {horizon}, but must be at least 1. Pass a larger one.")
         layout = Layout(root)
         notes = Notes(warnings=odd_info(layout))
-        selected = _select_episodes(layout, episodes)
+        selected = find_moved(layout, _select_episodes(layout, episodes), notes)
         self.root = layout.root
         self.horizon = horizon
         self.fps = layout.fps
