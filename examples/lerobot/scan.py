@@ -51,6 +51,7 @@ def scan(
     notes: Notes,
     *,
     preflight: bool,
+    task_key: str = "task_index",
 ) -> Scan:
     """Checks the files of `episodes`, and collects what the reader needs to know about them.
 
@@ -62,15 +63,16 @@ def scan(
         notes: Lines for the report.
         preflight: Whether to read states and actions, for statistics and to find NaN. Without it,
             only the columns that give each frame's task and episode are read.
+        task_key: The column that gives each frame's task.
     """
     required = {key for group in vectors.values() for key in group}
-    required |= set(cameras) & set(layout.image_keys)
+    required |= {task_key, *(set(cameras) & set(layout.image_keys))}
     first_row: dict[int, int] = {}
     runs: list[np.ndarray] = []
     builders: dict[str, StatsBuilder] = defaultdict(StatsBuilder)
     offsets: list[float] = []
     read = vectors if preflight else {}
-    for episode, first, tasks, rows in _read(layout, episodes, required, read):
+    for episode, first, tasks, rows in _read(layout, episodes, required, read, task_key):
         first_row[episode.index] = first
         runs.append(_runs(tasks, episode.index))
         _add_vectors(layout, rows, episode, read, builders)
@@ -90,18 +92,22 @@ def scan(
 
 
 def _read(
-    layout: Layout, episodes: Sequence[Episode], required: set[str], vectors: Vectors
+    layout: Layout,
+    episodes: Sequence[Episode],
+    required: set[str],
+    vectors: Vectors,
+    task_key: str,
 ) -> Iterator[tuple[Episode, int, Int64[np.ndarray, " n"], pa.Table]]:
     """Yields each readable episode, its first row, the task of each frame, and its rows."""
     by_file: dict[Path, list[Episode]] = defaultdict(list)
     for episode in episodes:
         by_file[episode.data].append(episode)
     for path, inside in by_file.items():
-        table = _open(layout, path, required, vectors)
+        table = _open(layout, path, required, vectors, task_key)
         if table is None:
             continue
         try:
-            tasks = columns.integers(table, "task_index")
+            tasks = columns.integers(table, task_key)
             episode_of_row = (
                 columns.integers(table, "episode_index")
                 if "episode_index" in table.column_names
@@ -117,20 +123,22 @@ def _read(
                 yield episode, first, tasks[first:end], table.slice(first, episode.length)
 
 
-def _open(layout: Layout, path: Path, required: set[str], vectors: Vectors) -> pa.Table | None:
+def _open(
+    layout: Layout, path: Path, required: set[str], vectors: Vectors, task_key: str
+) -> pa.Table | None:
     """Returns the columns that the scan reads; adds a problem if the file cannot be used."""
     name = layout.name(path)
     try:
         file = pq.ParquetFile(path)
         names = set(file.schema_arrow.names)
-        missing = sorted((required | {"task_index"}) - names)
+        missing = sorted(required - names)
         if missing:
             layout.problems.add(
                 Problem.MISSING_COLUMN, f"{name}: {missing}; its columns are {sorted(names)}"
             )
             return None
         read = {key for group in vectors.values() for key in group}
-        read |= {"task_index", *({"episode_index"} & names)}
+        read |= {task_key, *({"episode_index"} & names)}
         read |= {"timestamp"} & names if vectors else set()
         return file.read(columns=sorted(read))
     except FileNotFoundError:

@@ -20,7 +20,13 @@ from examples.lerobot.problems import DatasetError
 from examples.lerobot.report import Notes, Report, make_report, odd_info
 from examples.lerobot.scan import Scan, scan
 from examples.lerobot.stored_stats import choose_stats
-from examples.lerobot.tasks import check_listed, frames_shown, read_tasks, select_tasks
+from examples.lerobot.tasks import (
+    check_listed,
+    frames_shown,
+    other_task_column,
+    read_tasks,
+    select_tasks,
+)
 from examples.lerobot.video import VideoReader
 from taskcond import TaskVocabulary, extract_task_id
 
@@ -63,6 +69,8 @@ class LeRobotData:
         duplicate_tasks: What to do if two indices have one name, or two names one index:
             `"error"`, or `"merge"`: indices with the same name become one task, and an index with
             two names gets the alphabetically first.
+        task_key: The column that holds each frame's `task_index`; in GR00T's datasets
+            `"annotation.human.action.task_description"` or the like.
         preflight: Whether to read all states and actions when the dataset is opened. `False` is
             for datasets of hundreds of gigabytes: the stored statistics are used then, and NaN is
             found only when the frame is read.
@@ -94,6 +102,7 @@ class LeRobotData:
         weights: Mapping[str, float | int] | None = None,
         vocabulary: TaskVocabulary | None = None,
         duplicate_tasks: Literal["error", "merge"] = "error",
+        task_key: str = "task_index",
         preflight: bool = True,
     ):
         if horizon < 1:
@@ -110,9 +119,23 @@ class LeRobotData:
         self._names, merged = read_tasks(layout, duplicate_tasks)
         notes.warnings += merged
 
-        result = scan(layout, selected, self._vectors, self.cameras, notes, preflight=preflight)
+        result = scan(
+            layout,
+            selected,
+            self._vectors,
+            self.cameras,
+            notes,
+            preflight=preflight,
+            task_key=task_key,
+        )
         check_listed(layout, result.runs, self._names)
         layout.problems.raise_if_any()
+        other = other_task_column(selected, result.runs, self._names)
+        if other is not None and task_key == "task_index":
+            notes.warnings.append(
+                f"{task_key} is {result.runs[0, 3]} in all frames, but {other!r} tells the tasks "
+                f"apart: pass task_key={other!r}"
+            )
         whole = len(selected) == len(layout.episodes)
         self.norm_stats = choose_stats(layout, self._vectors, result.stats, notes, whole=whole)
         layout.problems.raise_if_any()
