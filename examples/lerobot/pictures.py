@@ -15,9 +15,16 @@ def decode_picture(content: bytes) -> UInt8[np.ndarray, "h w 3"] | UInt16[np.nda
     """Returns a picture as RGB, or one of 16-bit gray, as depth cameras give, as it is stored.
 
     Raises:
-        ValueError: It has more than 8 bits, but is not 16-bit gray.
+        ValueError: It has more than 8 bits, but is not 16-bit gray; or it is damaged.
     """
-    picture = Image.open(io.BytesIO(content))
+    try:
+        picture = Image.open(io.BytesIO(content))
+        picture.load()
+    except OSError as error:
+        raise ValueError(
+            f"the picture of {len(content)} bytes is damaged or of an unknown format: {error}. "
+            "Download the Parquet file again."
+        ) from error
     if picture.mode.startswith("I;16"):
         return np.asarray(picture).astype(np.uint16)[..., None]
     # Pillow opens a 16-bit color PNG as an 8-bit one.

@@ -272,7 +272,7 @@ class LeRobotData:
         self, episode: int, frame: int, camera: str
     ) -> UInt8[np.ndarray, "h w 3"] | UInt16[np.ndarray, "h w 1"]:
         if camera in self._image_keys:
-            content = self._table(episode)[camera][frame].as_py()["bytes"]
+            content = self._table(episode)[camera][frame]
             if not content:
                 raise DatasetError(
                     f"{self._episodes[episode].data}: {camera} of frame {frame} holds no image. "
@@ -311,8 +311,13 @@ class LeRobotData:
                     f"{dimension} is not finite. Repair the frame, or leave the episode out with "
                     "episodes=[...]."
                 )
-        table.update({camera: rows.column(camera) for camera in images})
-        return table, sum(column.nbytes for column in table.values())
+        size = sum(values.nbytes for values in table.values())
+        for camera in images:
+            # Copied, as a slice would keep its whole row group in memory.
+            cells = rows.column(camera).to_pylist()
+            table[camera] = [(cell or {}).get("bytes") for cell in cells]
+            size += sum(len(content or b"") for content in table[camera])
+        return table, size
 
     def _make_report(self, layout: Layout, result: Scan, notes: Notes) -> Report:
         frames = self.task_frames

@@ -55,6 +55,13 @@ def test_what_would_lose_bits_is_refused(content, what):
         decode_picture(content)
 
 
+@pytest.mark.parametrize("kept", [0, 20, 60])
+def test_a_damaged_picture_is_refused(kept):
+    content = encoded(np.arange(3000, dtype=np.uint16).reshape(50, 60))[:kept]
+    with pytest.raises(ValueError, match=f"picture of {kept} bytes is damaged"):
+        decode_picture(content)
+
+
 def test_the_given_depth_video_is_given_as_it_is():
     data = LeRobotData(given("depth"))
     image = data[0]["images"]["observation.images.depth"]
