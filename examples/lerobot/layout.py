@@ -12,7 +12,7 @@ import re
 import string
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +25,20 @@ Numbers = dict[str, Any]
 """The values that a path template takes."""
 
 
+class Clip(NamedTuple):
+    """The part of a video that shows an episode.
+
+    Attributes:
+        path: The file.
+        begin: The time of the episode's first frame, in seconds.
+        end: The time after its last frame, if the metadata states it.
+    """
+
+    path: Path
+    begin: float
+    end: float | None
+
+
 @dataclasses.dataclass(frozen=True)
 class Episode:
     """The files of one episode.
@@ -33,14 +47,13 @@ class Episode:
         index: The `episode_index`.
         length: The number of frames, according to the metadata.
         data: The Parquet file.
-        videos: For each video camera, the file, and the time of the episode's first frame in it,
-            in seconds.
+        videos: For each video camera, where the episode is.
     """
 
     index: int
     length: int
     data: Path
-    videos: dict[str, tuple[Path, float]]
+    videos: dict[str, Clip]
 
 
 class Layout:
@@ -78,6 +91,11 @@ class Layout:
         """Returns a path as messages name it: relative to the dataset's folder."""
         return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
 
+    def is_inside(self, path: Path) -> bool:
+        """Says whether a path is in the dataset's folder."""
+        # Resolved, so that neither "..", an absolute path nor a symbolic link leads outside.
+        return any(path.resolve().is_relative_to(folder) for folder in self._allowed)
+
     def meta_rows(self, name: str) -> list[Row]:
         """Returns the rows of the JSON-lines file `meta/<name>`; none if it does not exist."""
         path = self.root / "meta" / name
@@ -105,19 +123,21 @@ class Layout:
                 continue
             seen.add(index)
             paths = {
-                key: (self._path("video_path", video_key=key, **numbers), begin)
-                for key, (numbers, begin) in videos.items()
+                key: Clip(self._path("video_path", video_key=key, **numbers), begin, end)
+                for key, (numbers, begin, end) in videos.items()
             }
             yield Episode(index, length, self._path("data_path", **data), paths)
 
-    def _numbers(self, row: Row, index: int) -> tuple[Numbers, dict[str, tuple[Numbers, float]]]:
-        """Returns the numbers of an episode's data path, and of each video path with its begin."""
+    def _numbers(
+        self, row: Row, index: int
+    ) -> tuple[Numbers, dict[str, tuple[Numbers, float, float | None]]]:
+        """Returns the numbers of an episode's data path, and of each video path with its times."""
         if not self.is_v3:
             chunk = index // int(self.info.get("chunks_size") or 1000)
             numbers = {"episode_chunk": chunk, "episode_index": index}
-            return numbers, dict.fromkeys(self.video_keys, (numbers, 0.0))
+            return numbers, dict.fromkeys(self.video_keys, (numbers, 0.0, None))
         videos = {
-            key: (_file_numbers(row, f"videos/{key}"), float(row[f"videos/{key}/from_timestamp"]))
+            key: (_file_numbers(row, f"videos/{key}"), *_times(row, f"videos/{key}"))
             for key in self.video_keys
             # An episode may lack a camera.
             if row.get(f"videos/{key}/chunk_index") is not None
@@ -134,8 +154,7 @@ class Layout:
                 Problem.UNREADABLE_METADATA, f"meta/info.json: {template_key} {template!r}: {error}"
             )
             return self.root
-        # Resolved, so that neither "..", an absolute path nor a symbolic link leads outside.
-        if not any(path.resolve().is_relative_to(folder) for folder in self._allowed):
+        if not self.is_inside(path):
             self.problems.add(
                 Problem.PATH_OUTSIDE,
                 f"meta/info.json: {template_key} {template!r} gives {path.resolve()}",
@@ -206,6 +225,11 @@ def _parquet_rows(path: Path) -> list[tuple[int, Row]]:
 
 def _file_numbers(row: Row, prefix: str) -> Numbers:
     return {name: row[f"{prefix}/{name}"] for name in ("chunk_index", "file_index")}
+
+
+def _times(row: Row, prefix: str) -> tuple[float, float | None]:
+    end = row.get(f"{prefix}/to_timestamp")
+    return float(row[f"{prefix}/from_timestamp"]), None if end is None else float(end)
 
 
 def _fill(template: Any, values: Numbers) -> str:

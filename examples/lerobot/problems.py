@@ -46,9 +46,18 @@ class Problem(Enum):
         "video shorter than its episode",
         "Download the video again, or leave the episode out with episodes=[...].",
     )
+    VIDEO_PLACE = (
+        "place in a video that contradicts the episodes",
+        "Correct from_timestamp and to_timestamp in meta/episodes, or leave the episodes out with "
+        "episodes=[...], or the camera with cameras=[...].",
+    )
     VIDEO_MISFIT = (
         "video that does not fit",
         "Encode the video again, at the dataset's fps and with one size for each camera.",
+    )
+    DEPTH = (
+        "depth video that is not gray of more than 8 bits",
+        "Store depth as 10-bit to 16-bit gray, or leave the camera out with cameras=[...].",
     )
     UNLISTED_TASK = (
         "unlisted task_index",

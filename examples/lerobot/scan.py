@@ -1,6 +1,6 @@
 """The preflight: reads the files of a dataset once, and finds what must not be trained on.
 
-No image is decoded; only the end of each video is read.
+Of videos, the end is read, and a few frames; see `scan_videos`.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from av.error import FFmpegError
 from jaxtyping import Int64
 
 from examples.lerobot import columns
 from examples.lerobot.layout import Episode, Layout
 from examples.lerobot.problems import Problem
 from examples.lerobot.report import Notes
+from examples.lerobot.scan_videos import scan_videos
 from examples.lerobot.stats import Stats, StatsBuilder
-from examples.lerobot.video import VideoInfo, probe
 
 Vectors = Mapping[str, tuple[str, ...]]
 """`{"state": keys, "actions": keys}`; the columns of each are concatenated."""
@@ -52,6 +51,7 @@ def scan(
     notes: Notes,
     *,
     preflight: bool,
+    task_key: str = "task_index",
 ) -> Scan:
     """Checks the files of `episodes`, and collects what the reader needs to know about them.
 
@@ -63,15 +63,16 @@ def scan(
         notes: Lines for the report.
         preflight: Whether to read states and actions, for statistics and to find NaN. Without it,
             only the columns that give each frame's task and episode are read.
+        task_key: The column that gives each frame's task.
     """
     required = {key for group in vectors.values() for key in group}
-    required |= set(cameras) & set(layout.image_keys)
+    required |= {task_key, *(set(cameras) & set(layout.image_keys))}
     first_row: dict[int, int] = {}
     runs: list[np.ndarray] = []
     builders: dict[str, StatsBuilder] = defaultdict(StatsBuilder)
     offsets: list[float] = []
     read = vectors if preflight else {}
-    for episode, first, tasks, rows in _read(layout, episodes, required, read):
+    for episode, first, tasks, rows in _read(layout, episodes, required, read, task_key):
         first_row[episode.index] = first
         runs.append(_runs(tasks, episode.index))
         _add_vectors(layout, rows, episode, read, builders)
@@ -86,23 +87,27 @@ def scan(
         first_row,
         np.concatenate(runs) if runs else np.zeros((0, 4), np.int64),
         {name: builder.build() for name, builder in builders.items()},
-        _scan_videos(layout, episodes, cameras, notes),
+        scan_videos(layout, episodes, cameras, notes),
     )
 
 
 def _read(
-    layout: Layout, episodes: Sequence[Episode], required: set[str], vectors: Vectors
+    layout: Layout,
+    episodes: Sequence[Episode],
+    required: set[str],
+    vectors: Vectors,
+    task_key: str,
 ) -> Iterator[tuple[Episode, int, Int64[np.ndarray, " n"], pa.Table]]:
     """Yields each readable episode, its first row, the task of each frame, and its rows."""
     by_file: dict[Path, list[Episode]] = defaultdict(list)
     for episode in episodes:
         by_file[episode.data].append(episode)
     for path, inside in by_file.items():
-        table = _open(layout, path, required, vectors)
+        table = _open(layout, path, required, vectors, task_key)
         if table is None:
             continue
         try:
-            tasks = columns.integers(table, "task_index")
+            tasks = columns.integers(table, task_key)
             episode_of_row = (
                 columns.integers(table, "episode_index")
                 if "episode_index" in table.column_names
@@ -118,20 +123,22 @@ def _read(
                 yield episode, first, tasks[first:end], table.slice(first, episode.length)
 
 
-def _open(layout: Layout, path: Path, required: set[str], vectors: Vectors) -> pa.Table | None:
+def _open(
+    layout: Layout, path: Path, required: set[str], vectors: Vectors, task_key: str
+) -> pa.Table | None:
     """Returns the columns that the scan reads; adds a problem if the file cannot be used."""
     name = layout.name(path)
     try:
         file = pq.ParquetFile(path)
         names = set(file.schema_arrow.names)
-        missing = sorted((required | {"task_index"}) - names)
+        missing = sorted(required - names)
         if missing:
             layout.problems.add(
                 Problem.MISSING_COLUMN, f"{name}: {missing}; its columns are {sorted(names)}"
             )
             return None
         read = {key for group in vectors.values() for key in group}
-        read |= {"task_index", *({"episode_index"} & names)}
+        read |= {task_key, *({"episode_index"} & names)}
         read |= {"timestamp"} & names if vectors else set()
         return file.read(columns=sorted(read))
     except FileNotFoundError:
@@ -199,72 +206,3 @@ def _time_offset(rows: pa.Table, fps: float) -> float:
         return 0.0
     times = columns.column(rows, "timestamp")[:, 0]
     return float(np.abs(times - np.arange(len(times)) / fps).max())
-
-
-def _scan_videos(
-    layout: Layout, episodes: Sequence[Episode], cameras: Sequence[str], notes: Notes
-) -> dict[str, tuple[int, int]]:
-    """Returns the size of each video camera's images; adds a problem for each unusable video."""
-    sizes = {}
-    for camera in cameras:
-        if camera not in layout.video_keys:
-            continue
-        videos = _probe_all(layout, episodes, camera)
-        names: dict[tuple[int, int], str] = {}
-        for path, video in videos.items():
-            names.setdefault(video.size, layout.name(path))
-        if len(names) > 1:
-            several = ", ".join(f"{h}x{w} in {name}" for (h, w), name in names.items())
-            layout.problems.add(Problem.VIDEO_MISFIT, f"{camera}: several sizes: {several}")
-        elif names:
-            sizes[camera] = height, width = next(iter(names))
-            codecs = ", ".join(sorted({video.codec for video in videos.values()}))
-            notes.found.append(f"camera {camera}: {height}x{width}, {codecs}")
-            declared = layout.info["features"][camera].get("shape") or []
-            if not {height, width} <= set(declared):
-                notes.warnings.append(
-                    f"camera {camera}: info.json declares {declared}, the images are "
-                    f"{height}x{width}"
-                )
-    return sizes
-
-
-def _probe_all(layout: Layout, episodes: Sequence[Episode], camera: str) -> dict[Path, VideoInfo]:
-    """Returns what the readable videos of a camera say, and checks that they hold each episode."""
-    videos: dict[Path, VideoInfo | None] = {}
-    for episode in episodes:
-        if camera not in episode.videos:
-            layout.problems.add(
-                Problem.MISSING_FILE, f"no video of {camera} for episode {episode.index}"
-            )
-            continue
-        path, begin = episode.videos[camera]
-        if path not in videos:
-            videos[path] = _probe(layout, path)
-        video = videos[path]
-        last = begin + (episode.length - 1) / layout.fps
-        if video is not None and video.end < last - 0.5 / layout.fps:
-            frames = max(0, round((video.end - begin) * layout.fps) + 1)
-            layout.problems.add(
-                Problem.VIDEO_TOO_SHORT,
-                f"{layout.name(path)}: {frames} frames of episode {episode.index}, which has "
-                f"{episode.length}",
-            )
-    return {path: video for path, video in videos.items() if video is not None}
-
-
-def _probe(layout: Layout, path: Path) -> VideoInfo | None:
-    name = layout.name(path)
-    try:
-        video = probe(path)
-    except FileNotFoundError:
-        layout.problems.add(Problem.MISSING_FILE, name)
-        return None
-    except (OSError, ValueError, FFmpegError) as error:
-        layout.problems.add(Problem.UNREADABLE_FILE, f"{name}: {error}")
-        return None
-    if abs(video.fps - layout.fps) > 0.01 * layout.fps:
-        layout.problems.add(
-            Problem.VIDEO_MISFIT, f"{name}: {video.fps:g} fps, but the data {layout.fps:g}"
-        )
-    return video

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import copy
-import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex
 
 import numpy as np
-from jaxtyping import Int, Shaped, UInt8
-from PIL import Image
+from jaxtyping import Int, Shaped, UInt8, UInt16
 
 from examples.lerobot import columns
 from examples.lerobot.cache import Cache
 from examples.lerobot.layout import Episode, Layout
+from examples.lerobot.moved import find_moved
+from examples.lerobot.pictures import decode_picture
 from examples.lerobot.problems import DatasetError
 from examples.lerobot.report import Notes, Report, make_report, odd_info
 from examples.lerobot.scan import Scan, scan
 from examples.lerobot.stored_stats import choose_stats
-from examples.lerobot.tasks import check_listed, frames_shown, read_tasks, select_tasks
+from examples.lerobot.tasks import (
+    check_listed,
+    frames_shown,
+    other_task_column,
+    read_tasks,
+    select_tasks,
+)
 from examples.lerobot.video import VideoReader
 from taskcond import TaskVocabulary, extract_task_id
 
@@ -42,7 +48,8 @@ class LeRobotData:
     - `state`: float32 `[s]`.
     - `actions`: float32 `[horizon, a]`. At the end of an episode the last action is repeated.
     - `action_is_pad`: bool `[horizon]`; true for the repeated actions.
-    - `images`: `{camera: uint8 [h, w, 3]}`, RGB.
+    - `images`: `{camera: uint8 [h, w, 3]}`, RGB; of gray with more than 8 bits, as depth cameras
+      give, the stored numbers: uint16 `[h, w, 1]`.
     - `task`: the name of the task.
     - `task_index`: the dataset's number of the task, int64.
     - `task_id`: the model's number of the task, int32.
@@ -62,6 +69,8 @@ class LeRobotData:
         duplicate_tasks: What to do if two indices have one name, or two names one index:
             `"error"`, or `"merge"`: indices with the same name become one task, and an index with
             two names gets the alphabetically first.
+        task_key: The column that holds each frame's `task_index`; in GR00T's datasets
+            `"annotation.human.action.task_description"` or the like.
         preflight: Whether to read all states and actions when the dataset is opened. `False` is
             for datasets of hundreds of gigabytes: the stored statistics are used then, and NaN is
             found only when the frame is read.
@@ -93,13 +102,14 @@ class LeRobotData:
         weights: Mapping[str, float | int] | None = None,
         vocabulary: TaskVocabulary | None = None,
         duplicate_tasks: Literal["error", "merge"] = "error",
+        task_key: str = "task_index",
         preflight: bool = True,
     ):
         if horizon < 1:
             raise ValueError(f"horizon is {horizon}, but must be at least 1. Pass a larger one.")
         layout = Layout(root)
         notes = Notes(warnings=odd_info(layout))
-        selected = _select_episodes(layout, episodes)
+        selected = find_moved(layout, _select_episodes(layout, episodes), notes)
         self.root = layout.root
         self.horizon = horizon
         self.fps = layout.fps
@@ -109,10 +119,25 @@ class LeRobotData:
         self._names, merged = read_tasks(layout, duplicate_tasks)
         notes.warnings += merged
 
-        result = scan(layout, selected, self._vectors, self.cameras, notes, preflight=preflight)
+        result = scan(
+            layout,
+            selected,
+            self._vectors,
+            self.cameras,
+            notes,
+            preflight=preflight,
+            task_key=task_key,
+        )
         check_listed(layout, result.runs, self._names)
         layout.problems.raise_if_any()
-        self.norm_stats = choose_stats(layout, self._vectors, result.stats, notes)
+        other = other_task_column(selected, result.runs, self._names)
+        if other is not None and task_key == "task_index":
+            notes.warnings.append(
+                f"{task_key} is {result.runs[0, 3]} in all frames, but {other!r} tells the tasks "
+                f"apart: pass task_key={other!r}"
+            )
+        whole = len(selected) == len(layout.episodes)
+        self.norm_stats = choose_stats(layout, self._vectors, result.stats, notes, whole=whole)
         layout.problems.raise_if_any()
 
         self._episodes = {episode.index: episode for episode in selected}
@@ -243,16 +268,23 @@ class LeRobotData:
             "frame_index": np.int64(frame),
         }
 
-    def _image(self, episode: int, frame: int, camera: str) -> UInt8[np.ndarray, "h w 3"]:
+    def _image(
+        self, episode: int, frame: int, camera: str
+    ) -> UInt8[np.ndarray, "h w 3"] | UInt16[np.ndarray, "h w 1"]:
         if camera in self._image_keys:
-            content = self._table(episode)[camera][frame].as_py()["bytes"]
+            content = self._table(episode)[camera][frame]
             if not content:
                 raise DatasetError(
                     f"{self._episodes[episode].data}: {camera} of frame {frame} holds no image. "
                     "Embed the images in the Parquet files, or leave the camera out with cameras=."
                 )
-            return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-        path, begin = self._episodes[episode].videos[camera]
+            try:
+                return decode_picture(content)
+            except ValueError as error:
+                raise DatasetError(
+                    f"{camera} of episode {episode}, frame {frame}: {error}"
+                ) from error
+        path, begin, _ = self._episodes[episode].videos[camera]
         reader = self._videos.get(path, lambda: (VideoReader(path, self.fps), 1))
         try:
             return reader.read(begin + frame / self.fps)
@@ -279,8 +311,13 @@ class LeRobotData:
                     f"{dimension} is not finite. Repair the frame, or leave the episode out with "
                     "episodes=[...]."
                 )
-        table.update({camera: rows.column(camera) for camera in images})
-        return table, sum(column.nbytes for column in table.values())
+        size = sum(values.nbytes for values in table.values())
+        for camera in images:
+            # Copied, as a slice would keep its whole row group in memory.
+            cells = rows.column(camera).to_pylist()
+            table[camera] = [(cell or {}).get("bytes") for cell in cells]
+            size += sum(len(content or b"") for content in table[camera])
+        return table, size
 
     def _make_report(self, layout: Layout, result: Scan, notes: Notes) -> Report:
         frames = self.task_frames
@@ -365,7 +402,7 @@ def _select_cameras(
     missing = [
         name
         for name in layout.video_keys
-        if not any(name in e.videos and e.videos[name][0].exists() for e in episodes)
+        if not any(name in e.videos and e.videos[name].path.exists() for e in episodes)
     ]
     notes.skipped += [
         f"camera {name}: declared in info.json, but no file on disk" for name in missing

@@ -1,4 +1,4 @@
-"""The statistics to normalize by: those stored with a dataset, or those computed from its data."""
+"""The statistics to normalize by: computed from the data, or stored if the data is not read."""
 
 from __future__ import annotations
 
@@ -13,58 +13,70 @@ from examples.lerobot.problems import Problem
 from examples.lerobot.report import Notes
 from examples.lerobot.stats import Stats, pool
 
+_TOLERANCE = 0.02  # of a dimension's range: some writers take quantiles from histograms
+
 
 def choose_stats(
     layout: Layout,
     vectors: Mapping[str, tuple[str, ...]],
     computed: Mapping[str, Stats],
     notes: Notes,
+    *,
+    whole: bool,
 ) -> dict[str, Stats]:
-    """Returns the stored statistics unless the data contradicts them, and else the computed ones.
+    """Returns the computed statistics, and the stored ones if the data was not read.
 
-    Tools that merge and split datasets leave stored statistics behind that belong to other data.
+    Tools that merge and split datasets leave stored statistics behind that are of other data, and
+    LeRobot 0.4 to 0.6.1 stores the mean of the episodes' quantiles as a dataset's quantiles.
 
     Args:
         layout: The dataset. A problem is added to its `problems` if there are no statistics.
         vectors: `{"state": keys, "actions": keys}`.
         computed: The statistics of the data; empty if the data was not read.
-        notes: Lines for the report.
+        notes: Lines for the report; stored statistics that differ from the data are warned of.
+        whole: Whether `computed` is of all episodes, as the stored statistics are.
     """
     chosen = {}
     for name, keys in vectors.items():
-        stats = _choose(layout, name, keys, computed.get(name), notes)
+        stats = _choose(layout, name, keys, computed.get(name), whole, notes)
         if stats is not None:
             chosen[name] = stats
     return chosen
 
 
 def _choose(
-    layout: Layout, name: str, keys: tuple[str, ...], computed: Stats | None, notes: Notes
+    layout: Layout,
+    name: str,
+    keys: tuple[str, ...],
+    computed: Stats | None,
+    whole: bool,
+    notes: Notes,
 ) -> Stats | None:
-    source, stats, missing = "computed from the data", computed, "no statistics are stored"
+    stored, missing = None, "no statistics are stored"
     try:
         stored = _read_stored(layout, keys)
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        stored = None
         missing = f"the stored ones are unusable: {type(error).__name__}: {error}"
         notes.warnings.append(f"statistics of {name}: {missing}")
-    if stored is not None:
-        contradiction = _contradiction(stored[1], computed)
-        if contradiction:
+    if computed is not None:
+        differences = _differences(stored[1], computed, whole) if stored else []
+        if stored and differences:
             notes.warnings.append(
                 f"statistics of {name}: {stored[0]} is not used, as it contradicts the data: "
-                f"{contradiction}"
+                f"{'; '.join(differences)}"
             )
-        else:
-            source, stats = stored
-    if stats is not None and computed is not None and np.isnan(stats.q01).any():
-        source += ", quantiles computed"
-        stats = dataclasses.replace(stats, q01=computed.q01, q99=computed.q99)
-    if stats is None or np.isnan(stats.q01).any():
+        notes.found.append(f"statistics of {name}: computed from the data")
+        return computed
+    if stored is None or np.isnan(stored[1].q01).any():
         layout.problems.add(Problem.NO_STATISTICS, f"{name}: {missing}, or they lack q01 and q99")
         return None
-    notes.found.append(f"statistics of {name}: {source}")
-    return stats
+    notes.found.append(f"statistics of {name}: {stored[0]}")
+    notes.warnings.append(
+        f"statistics of {name}: {stored[0]} was not compared with the data, and LeRobot 0.4 to "
+        "0.6.1 stores wrong q01 and q99 (means of the episodes'). Open the dataset with "
+        "preflight=True, or normalize by 'zscore'"
+    )
+    return stored[1]
 
 
 def _read_stored(layout: Layout, keys: tuple[str, ...]) -> tuple[str, Stats] | None:
@@ -88,21 +100,37 @@ def _read_stored(layout: Layout, keys: tuple[str, ...]) -> tuple[str, Stats] | N
     return "meta/stats.json", dataclasses.replace(stats, count=frames)
 
 
-def _contradiction(stored: Stats, computed: Stats | None) -> str:
-    """Describes why the stored statistics cannot be those of the data; empty if they can."""
-    if computed is None:
-        return ""
+def _differences(stored: Stats, computed: Stats, whole: bool) -> list[str]:
+    """Describes in what the stored statistics differ from those of the data.
+
+    If not all episodes were read, the stored range may be wider, and nothing else is compared.
+    """
     if len(stored.mean) != len(computed.mean):
-        return f"{len(stored.mean)} dimensions instead of {len(computed.mean)}"
-    # The stored range may be wider, as it includes episodes that were not selected. The slack is
-    # for rounding to float32.
+        return [f"{len(stored.mean)} dimensions instead of {len(computed.mean)}"]
+    # The slack is for rounding to float32.
     slack = 1e-4 * np.maximum(1.0, np.abs(computed.max) + np.abs(computed.min))
-    outside = (computed.min < stored.min - slack) | (computed.max > stored.max + slack)
-    if outside.any():
-        return (
-            f"data beyond its minimum or maximum in dimensions {np.flatnonzero(outside).tolist()}"
-        )
-    return ""
+    allowed = slack + _TOLERANCE * (computed.max - computed.min)
+    excess = {
+        "min": stored.min - computed.min - slack,
+        "max": computed.max - stored.max - slack,
+    }
+    if whole:
+        excess = {
+            name: np.abs(getattr(stored, name) - getattr(computed, name)) - slack for name in excess
+        }
+        for name in ("mean", "std", "q01", "q99"):
+            excess[name] = np.abs(getattr(stored, name) - getattr(computed, name)) - allowed
+    lines = []
+    for name, values in excess.items():
+        beyond = np.flatnonzero(values > 0)  # NaN, which stands for no stored quantile, is not
+        if len(beyond):
+            worst = beyond[values[beyond].argmax()]
+            lines.append(
+                f"{name} of dimension {worst} is {getattr(stored, name)[worst]:.5g}, but "
+                f"{getattr(computed, name)[worst]:.5g} in the data"
+                + (f" (and in {len(beyond) - 1} more dimensions)" if len(beyond) > 1 else "")
+            )
+    return lines
 
 
 def _parse(content: Mapping[str, Any], keys: tuple[str, ...], *, quantiles: bool) -> Stats:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from jaxtyping import Float, Int64, Shaped
 
-from examples.lerobot.layout import Layout
+from examples.lerobot import columns
+from examples.lerobot.layout import Episode, Layout
 from examples.lerobot.problems import DatasetError, Problem
 from taskcond.data.lerobot_tasks import ambiguous_tasks, read_lerobot_tasks
 
@@ -58,6 +61,27 @@ def check_listed(layout: Layout, runs: Int64[np.ndarray, "runs 4"], names: dict[
             )
 
 
+def other_task_column(
+    episodes: Sequence[Episode], runs: Int64[np.ndarray, "runs 4"], names: dict[int, str]
+) -> str | None:
+    """Returns an annotation column that tells tasks apart, if the frames' task never changes.
+
+    GR00T's datasets keep the task in such a column, and `task_index` is 0 throughout.
+    """
+    if len(np.unique(runs[:, 3])) != 1 or len(names) < 2:
+        return None
+    files = sorted({episode.data for episode in episodes})
+    for key in sorted(name for name in pq.read_schema(files[0]).names if "annotation" in name):
+        try:
+            tables = [pq.read_table(path, columns=[key]) for path in files]
+            values = {value for t in tables for value in columns.integers(t, key).tolist()}
+        except (ValueError, pa.ArrowException):
+            continue
+        if len(values) > 1 and values <= set(names):
+            return key
+    return None
+
+
 def select_tasks(
     runs: Int64[np.ndarray, "runs 4"],
     names: dict[int, str],
@@ -91,8 +115,8 @@ def select_tasks(
     if not kept:
         raise ValueError("No frames are selected. Select at least one episode and one task.")
     segments = np.zeros(len(kept), SEGMENT)
-    columns = zip(("episode", "start", "length", "task"), np.transpose(kept), strict=True)
-    for name, column in columns:
+    fields = zip(("episode", "start", "length", "task"), np.transpose(kept), strict=True)
+    for name, column in fields:
         segments[name] = column
     factors = [weights.get(names[run[3]], 1.0) for run in kept]
     segments["shown"] = frames_shown(segments["length"], np.array(factors, np.float64))

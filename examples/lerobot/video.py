@@ -11,7 +11,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt16
 
 _NEAR = 32  # frames; up to here, decoding forward is cheaper than seeking
 
@@ -25,12 +25,16 @@ class VideoInfo:
         fps: Frames per second.
         size: Height and width.
         codec: The name of the codec, for instance `h264` or `av1`.
+        pixels: The name of the format of its pixels, for instance `yuv420p`.
+        deep_gray: Whether the frames are gray of more than 8 bits.
     """
 
     end: float
     fps: float
     size: tuple[int, int]
     codec: str
+    pixels: str
+    deep_gray: bool
 
 
 def probe(path: Path) -> VideoInfo:
@@ -55,6 +59,8 @@ def probe(path: Path) -> VideoInfo:
             fps=float(rate) if rate else 0.0,
             size=(stream.codec_context.height, stream.codec_context.width),
             codec=stream.codec_context.name,
+            pixels=str(stream.codec_context.pix_fmt),
+            deep_gray=is_deep_gray(stream.codec_context.format),
         )
 
 
@@ -75,15 +81,14 @@ class VideoReader:
         self._path = path
         self._step = 1 / fps
         self._lock = threading.Lock()
-        self._container = av.open(str(path))
-        self._stream, self._time_base, self._first = _video_stream(self._container)
-        # The loader's workers run in parallel. Threads of the decoder would cost memory in each.
-        self._stream.codec_context.thread_count = 1
-        self._frames = self._container.decode(self._stream)
-        self._last: av.VideoFrame | None = None
+        self._open()
 
-    def read(self, seconds: float | int) -> UInt8[np.ndarray, "height width 3"]:
+    def read(
+        self, seconds: float | int
+    ) -> UInt8[np.ndarray, "height width 3"] | UInt16[np.ndarray, "height width 1"]:
         """Returns the frame that is shown `seconds` after the first frame, in RGB.
+
+        Gray of more than 8 bits, in which depth is stored, is returned as it is.
 
         Raises:
             ValueError: There is no frame at that time, or it cannot be decoded.
@@ -96,22 +101,26 @@ class VideoReader:
                     f"{self._path} cannot be decoded at {seconds:.3f} s: {error}. "
                     "Download it again."
                 ) from error
+            if is_deep_gray(frame.format):
+                return frame.to_ndarray()[..., None]
             return frame.to_ndarray(format="rgb24")
+
+    def _open(self) -> None:
+        """Opens the file, so that the next frame is the first one."""
+        self._container = av.open(str(self._path))
+        self._stream, self._time_base, self._first = _video_stream(self._container)
+        # The loader's workers run in parallel. Threads of the decoder would cost memory in each.
+        self._stream.codec_context.thread_count = 1
+        self._frames = self._container.decode(self._stream)
+        self._last: av.VideoFrame | None = None
 
     def _find(self, seconds: float | int) -> av.VideoFrame:
         half = self._step / 2  # times are rounded to ticks, so the nearest frame counts
         last, self._last = self._last, None  # after an error, the next call must seek
         if last is None or not -half <= seconds - self._time(last) < _NEAR * self._step:
-            self._seek(seconds)
-            last = None
-        while last is None or self._time(last) < seconds - half:
-            last = next(self._frames, None)
-            if last is None or last.pts is None:
-                raise ValueError(
-                    f"{self._path} has no frame at {seconds:.3f} s: the video is shorter than its "
-                    "episode. Download it again."
-                )
-            self.decoded += 1
+            last = self._jump(seconds)
+        while self._time(last) < seconds - half:
+            last = self._next(seconds)
         if self._time(last) > seconds + half:
             raise ValueError(
                 f"{self._path} has no frame at {seconds:.3f} s: the next frame is at "
@@ -120,8 +129,37 @@ class VideoReader:
         self._last = last
         return last
 
+    def _jump(self, seconds: float | int) -> av.VideoFrame:
+        """Returns a frame that is not after `seconds`, or the video's first one.
+
+        The first frame after a seek may be later than the time that was asked for: in an open group
+        of pictures, the frames shown before the keyframe also need those of the group before it.
+        """
+        back = 0.0
+        while seconds - back > 0:
+            self._seek(seconds - back)
+            frame = next(self._frames, None)
+            if frame is not None and frame.pts is not None:
+                self.decoded += 1
+                if self._time(frame) < seconds + self._step / 2:
+                    return frame
+            back = 2 * back + self._step
+        self._container.close()
+        self._open()
+        return self._next(seconds)
+
+    def _next(self, seconds: float | int) -> av.VideoFrame:
+        frame = next(self._frames, None)
+        if frame is None or frame.pts is None:
+            raise ValueError(
+                f"{self._path} has no frame at {seconds:.3f} s: the video is shorter than its "
+                "episode. Download it again."
+            )
+        self.decoded += 1
+        return frame
+
     def _seek(self, seconds: float | int) -> None:
-        target = self._first + round(max(seconds, 0.0) / self._time_base)
+        target = self._first + round(seconds / self._time_base)
         self._container.seek(target, stream=self._stream, backward=True)
         self._frames = self._container.decode(self._stream)
 
@@ -129,9 +167,16 @@ class VideoReader:
         return float(((frame.pts or 0) - self._first) * self._time_base)
 
 
+def is_deep_gray(pixels: av.VideoFormat | None) -> bool:
+    """Says whether pixels have one number of more than 8 bits."""
+    return pixels is not None and len(pixels.components) == 1 and pixels.components[0].bits > 8
+
+
 def _video_stream(container: InputContainer) -> tuple[av.VideoStream, Fraction, int]:
     """Returns the stream, the length of its tick in seconds, and the tick of its first frame."""
     if not container.streams.video or container.streams.video[0].codec_context is None:
         raise ValueError("the file has no video stream of a known codec")
     stream = container.streams.video[0]
-    return stream, stream.time_base or Fraction(1, av.time_base), stream.start_time or 0
+    tick = stream.time_base or Fraction(1, av.time_base)
+    # Newer releases of PyAV have a type of their own, with which one cannot calculate.
+    return stream, Fraction(tick.numerator, tick.denominator), stream.start_time or 0

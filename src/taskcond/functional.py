@@ -49,7 +49,9 @@ def init_table(
     >>> init_table(jax.random.key(0), 50, 1024, fusion="film").shape
     (50, 2048)
     """
-    settings = ConditionerSettings(check_integer("num_tasks", num_tasks, 1), features, fusion=fusion)
+    settings = ConditionerSettings(
+        check_integer("num_tasks", num_tasks, 1), features, fusion=fusion
+    )
     return settings.init_table(key, embedding_init, param_dtype)
 
 

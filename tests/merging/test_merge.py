@@ -410,8 +410,8 @@ def test_what_a_model_of_shapes_lacks_a_value_for_is_said():
     values = to_dict(nnx.state(model, nnx.Param))
     assert isinstance(values["task_embeddings"]["embedding"], jax.ShapeDtypeStruct)
     assert isinstance(values["dense"]["kernel"], jax.Array)
+    old = nnx.state(Policy(2, nnx.Rngs(0)), nnx.Param)
     with pytest.raises(ValueError, match="needs the model's values"):
-        old = nnx.state(Policy(2, nnx.Rngs(0)), nnx.Param)
         merge_into(model, old, task_rows=[1, -1, 0])
 
 

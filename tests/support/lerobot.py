@@ -1,6 +1,8 @@
 """Small LeRobot datasets, and ways to damage them."""
 
 import json
+import os
+from pathlib import Path
 
 import av
 import numpy as np
@@ -10,8 +12,17 @@ import pytest
 
 from examples.lerobot import DatasetError, LeRobotData, Recording
 
+FOLDER = Path(os.environ.get("TASKCOND_DATA", Path(__file__).parents[2] / "../shared/data"))
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 CAMERA = "observation.images.front"
+
+
+def given(name):
+    """Returns the folder of a dataset that LeRobot wrote; excuses the test where it is absent."""
+    path = FOLDER / "lerobot" / name
+    if not path.exists():
+        pytest.skip(f"{path} is not there; set TASKCOND_DATA")
+    return path
 
 
 def gray(levels):
@@ -97,3 +108,18 @@ def names_and_numbers(data):
     """Returns the distinct `(task, task_index, task_id)` of all frames."""
     keys = ("task", "task_index", "task_id")
     return {tuple(data[i][key] for key in keys) for i in range(len(data))}
+
+
+def edit_episodes(root, change):
+    """Applies `change` to each row of `meta/episodes` of a v3.0 dataset."""
+    path = root / "meta/episodes/chunk-000/file-000.parquet"
+    rows = pq.read_table(path).to_pylist()
+    for row in rows:
+        change(row)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def number_in(image, rows=slice(0, 8)):
+    """Returns the number that a picture of a given dataset shows: the frame's, or the episode's."""
+    blocks = image[rows, :64].mean(axis=(0, 2)).reshape(8, 8).mean(axis=1)
+    return sum(1 << bit for bit, level in enumerate(blocks) if level > 128)

@@ -1,15 +1,12 @@
 """The real dataset, untidy as it was published, where it is at hand."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from examples.lerobot import LeRobotData, make_loader
+from tests.support.lerobot import FOLDER
 
 NAME = "robot_sim.PickNPlace"
-FOLDER = Path(os.environ.get("TASKCOND_DATA", Path(__file__).parents[3] / "../shared/data"))
 CAMERA = "observation.images.ego_view"
 
 pytestmark = pytest.mark.skipif(

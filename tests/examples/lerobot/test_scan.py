@@ -1,22 +1,17 @@
 """The preflight: files that must not be trained on are refused, with the file and the fix."""
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from examples.lerobot import Recording, write_dataset
-from examples.lerobot.write import write_video
+from examples.lerobot import write_dataset
 from tests.support.lerobot import (
-    CAMERA,
     VERSIONS,
     edit_column,
     episode_file,
-    move_index_to_the_start,
     recordings,
     refusal,
     replace_column,
-    video_file,
 )
 
 
@@ -99,50 +94,3 @@ def test_episodes_of_several_widths_are_refused(root):
 def test_vectors_that_are_none_are_refused(root):
     edit_column(episode_file(root, 0), "action", lambda rows: [None, *rows[1:]])
     assert "episode_000000.parquet: " in refusal(root)
-
-
-def test_a_video_shorter_than_its_episode_is_refused(video_root):
-    write_video(video_file(video_root, 3), np.zeros((5, 32, 32, 3), np.uint8), 20)
-    message = refusal(video_root)
-    assert "video shorter than its episode (1)" in message
-    assert "episode_000003.mp4: 5 frames of episode 3, which has 9" in message
-
-
-def test_a_video_of_v3_that_ends_early_names_the_episode(tmp_path):
-    root = write_dataset(tmp_path / "data", recordings(video=True), version="v3.0")
-    path = root / f"videos/{CAMERA}/chunk-000/file-000.mp4"
-    write_video(path, np.zeros((7 + 5 + 2, 32, 32, 3), np.uint8), 20)
-    message = refusal(root)
-    assert "file-000.mp4: 2 frames of episode 2, which has 6" in message
-    assert "file-000.mp4: 0 frames of episode 3, which has 9" in message
-
-
-def test_a_missing_video_is_named(video_root):
-    video_file(video_root, 2).unlink()
-    assert f"videos/chunk-000/{CAMERA}/episode_000002.mp4" in refusal(video_root)
-
-
-@pytest.mark.parametrize("kept", [0, 0.1, 0.5, 0.9])
-@pytest.mark.parametrize("index", ["at the end", "at the start"])
-def test_a_truncated_video_is_named(tmp_path, kept, index):
-    rng = np.random.default_rng(0)
-    noise = rng.integers(0, 255, (30, 32, 32, 3), np.uint8)
-    x = np.arange(30, dtype=np.float32)[:, None]
-    root = write_dataset(tmp_path / "data", [Recording(x, x, "pour", {CAMERA: noise})])
-    path = video_file(root, 0)
-    if index == "at the start":  # the header promises every frame, whatever is cut off
-        move_index_to_the_start(path)
-    path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
-    assert f"videos/chunk-000/{CAMERA}/episode_000000.mp4" in refusal(root)
-
-
-def test_a_video_at_another_rate_is_refused(video_root):
-    write_video(video_file(video_root, 1), np.zeros((20, 32, 32, 3), np.uint8), 30)
-    assert "episode_000001.mp4: 30 fps, but the data 20" in refusal(video_root)
-
-
-def test_videos_of_several_sizes_are_refused(video_root):
-    write_video(video_file(video_root, 1), np.zeros((5, 48, 64, 3), np.uint8), 20)
-    message = refusal(video_root)
-    assert "32x32 in " in message
-    assert "48x64 in " in message

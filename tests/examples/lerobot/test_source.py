@@ -185,6 +185,23 @@ def test_an_image_that_is_not_in_the_file_is_refused(root):
         LeRobotData(root)[0]
 
 
+def test_pictures_do_not_keep_their_row_group_in_memory(tmp_path):
+    root = write_dataset(tmp_path / "data", recordings(), version="v3.0", episodes_per_file=5)
+    path = root / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    cells = pa.array([{"bytes": bytes(100_000), "path": None}] * len(table))
+    pq.write_table(table.append_column("image", cells), path)
+    add_feature(root, "image", {"dtype": "image", "shape": [32, 32, 3]})
+    data = LeRobotData(root, cameras=["image"])
+    before = pa.total_allocated_bytes()
+    for first in (0, 7, 12):  # a frame of each of three episodes; its picture is no PNG
+        with pytest.raises(
+            DatasetError, match=f"image of episode {[0, 7, 12].index(first)}, frame"
+        ):
+            data[first]
+    assert pa.total_allocated_bytes() == before
+
+
 def test_a_copy_by_pickle_reads_the_same_and_carries_no_open_files(tmp_path):
     root = write_dataset(tmp_path / "data", recordings(video=True))
     data = LeRobotData(root)

@@ -3,10 +3,11 @@
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from examples.lerobot import DatasetError, LeRobotData, write_dataset
-from tests.support.lerobot import VERSIONS, edit_column, episode_file, recordings, refusal
+from tests.support.lerobot import VERSIONS, edit_column, episode_file, given, recordings, refusal
 
 
 def test_selecting_tasks_keeps_their_ids(root):
@@ -71,3 +72,36 @@ def test_an_unlisted_task_index_is_refused_with_file_and_frame(tmp_path, version
 def test_a_task_index_that_is_missing_is_refused(root):
     edit_column(episode_file(root, 0), "task_index", lambda values: [*values[:-1], None])
     assert "task_index -1 in 1 frames from frame 6 of episode 0" in refusal(root)
+
+
+def test_the_task_in_another_column_is_hinted_at_and_read(root):
+    key = "annotation.human.task"
+    for path in root.glob("data/*/*.parquet"):
+        table = pq.read_table(path)
+        task = table.column("task_index")
+        pq.write_table(table.append_column(key, task), path)
+        edit_column(path, "task_index", lambda values: [0] * len(values))
+    data = LeRobotData(root)
+    assert data.task_frames == {"pour": 35}
+    assert (
+        f"task_index is 0 in all frames, but {key!r} tells the tasks apart: pass task_key={key!r}"
+    ) in data.report.warnings
+    data = LeRobotData(root, task_key=key)
+    assert data.task_frames == {"pour": 21, "wipe": 14}
+    assert not any("task_key" in line for line in data.report.warnings)
+    assert f"missing column (5):\n    data/chunk-000/episode_000000.parquet: ['{key}s']" in (
+        refusal(root, task_key=f"{key}s")
+    )
+
+
+def test_the_given_groot_dataset_has_three_tasks_by_its_annotation():
+    key = "annotation.human.action.task_description"
+    plain = LeRobotData(given("groot"), cameras=[])
+    assert any(f"pass task_key={key!r}" in line for line in plain.report.warnings)
+    data = LeRobotData(given("groot"), cameras=[], task_key=key)
+    assert sorted(data.task_frames.values()) == [26, 31, 41]
+
+
+def test_line_separators_within_a_task_name_do_not_split_it():
+    names = LeRobotData(given("jsonl_2028"), cameras=[]).vocabulary.names
+    assert any("\u2028" in name and "\x85" in name for name in names)

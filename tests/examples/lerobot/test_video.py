@@ -85,6 +85,51 @@ def test_a_time_past_the_end_is_refused_and_the_reader_goes_on(tmp_path):
     assert number(reader.read(0)) == 0
 
 
+@pytest.mark.parametrize(
+    ("codec", "parameters", "muxer"),
+    [
+        ("libx264", "open-gop=1:keyint=12:bframes=3:scenecut=0", {}),
+        ("libx264", "open-gop=1:keyint=12:bframes=3:scenecut=0", {"use_editlist": "0"}),
+        ("libx264", "intra-refresh=1:keyint=30:bframes=2", {}),
+        ("libx265", "open-gop=1:keyint=12:min-keyint=12:bframes=4:log-level=none", {}),
+    ],
+)
+def test_random_access_into_open_groups_equals_decoding_in_order(
+    tmp_path, codec, parameters, muxer
+):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w", options=muxer) as container:
+        options = {f"{codec[3:]}-params": parameters}
+        stream = container.add_stream(codec, rate=FPS, options=options)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        for image in images(60):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    with av.open(str(path)) as container:
+        expected = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    reader = VideoReader(path, FPS)
+    for i in [*range(59, -1, -1), *np.random.default_rng(0).permutation(60)]:
+        np.testing.assert_array_equal(reader.read(i / FPS), expected[i])
+
+
+@pytest.mark.parametrize("gap", [1, 31, 58])
+def test_a_gap_is_refused_with_the_time_of_the_next_frame(tmp_path, gap):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS, options={"g": "10", "bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        for i, image in enumerate(images(60)):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts = i
+            if i != gap:
+                container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    reader = VideoReader(path, FPS)
+    with pytest.raises(ValueError, match=f"the next frame is at {(gap + 1) / FPS:.3f} s"):
+        reader.read(gap / FPS)
+    assert number(reader.read((gap + 1) / FPS)) == gap + 1
+
+
 def test_several_threads_share_a_reader(tmp_path):
     path = tmp_path / "a.mp4"
     write_video(path, images(), FPS)
