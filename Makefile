@@ -12,10 +12,10 @@ NAMES ?=
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quickstart test test-middle test-oldest lint types format bench docs clean
+.PHONY: help demo demo-pi0 quickstart test test-middle test-oldest lint types format bench docs clean
 
 help:  ## List the targets.
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 # A virtual environment for each of the three version sets: .venv (newest), -middle and -oldest.
 # uv is bootstrapped with pip, so that a machine without it is enough.
@@ -29,18 +29,21 @@ define make_venv
 endef
 
 .venv/.done: pyproject.toml constraints/newest.txt
-	$(call make_venv,.venv,$(PYTHON),checkpoint$(comma)examples$(comma)dev$(comma)docs,constraints/newest.txt)
+	$(call make_venv,.venv,$(PYTHON),checkpoint$(comma)metaworld$(comma)dev$(comma)docs,constraints/newest.txt)
 
 .venv-middle/.done: pyproject.toml constraints/middle.txt
 	$(call make_venv,.venv-middle,$(PYTHON_3_11),checkpoint$(comma)dev,constraints/middle.txt)
 
 .venv-oldest/.done: pyproject.toml constraints/oldest.txt
-	$(call make_venv,.venv-oldest,$(PYTHON_3_11),checkpoint$(comma)examples$(comma)dev$(comma)docs,constraints/oldest.txt)
+	$(call make_venv,.venv-oldest,$(PYTHON_3_11),checkpoint$(comma)metaworld$(comma)dev$(comma)docs,constraints/oldest.txt)
 
-demo: .venv/.done  ## Train without and with task conditioning; print and plot the difference. DATA=path: on your dataset.
+demo: .venv/.done  ## A robot that confuses ten tasks learns to do the one that it is told. In simulation.
+	.venv/bin/python -m examples.metaworld.demo
+
+demo-pi0: .venv/.done  ## Train a tiny π0.5 without and with task ids; plot the difference. DATA=path: on your dataset.
 	.venv/bin/python -m examples.pi0.demo $(if $(DATA),--data $(DATA))
 
-quickstart: .venv/.done  ## The same for the policy of examples/quickstart.py, on states and actions alone.
+quickstart: .venv/.done  ## Train the policy of examples/quickstart.py without and with task ids. DATA=path, too.
 	.venv/bin/python -m examples.quickstart $(if $(DATA),--data $(DATA))
 
 test: .venv/.done  ## Run the tests on the newest jax and flax that this Python allows.

@@ -14,6 +14,7 @@ EXTRAS = {
         "tests/integrations/test_pages.py",
         *(f"tests/support/{name}.py" for name in ("golden", "lerobot", "policies", "tiny_pi0")),
     ),
+    "metaworld": ("metaworld", "examples/metaworld", "tests/examples/metaworld"),
     "checkpoint": ("zstandard", "tests/checkpoint"),
 }
 """For each extra a module that it installs, and what needs it."""

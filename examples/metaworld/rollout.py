@@ -1,0 +1,77 @@
+"""Lets a checkpoint act: which task does it do when it is asked for each?
+
+python -m examples.metaworld.rollout runs/metaworld/conditioned --episodes 10
+python -m examples.metaworld.rollout CHECKPOINT --tasks "reach up" "push the puck forward"
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from examples.metaworld import pictures, report
+from examples.metaworld.episodes import Job, run_jobs
+from examples.metaworld.processes import Pool
+from examples.metaworld.tasks import TEN, find_tasks
+from examples.metaworld.train import load_actor
+
+
+@dataclasses.dataclass
+class Args:
+    """Rolls out a checkpoint and prints how often it did the task that it was asked for.
+
+    Attributes:
+        checkpoint: The folder of the parameters.
+        tasks: Names of the tasks to ask for.
+        episodes: The number of episodes of each task.
+        told: Which id the policy gets: that of the asked task, that of the next task, or none.
+        workers: The number of processes.
+        seed: The seed of starts and noise.
+        json: A file for the results as JSON.
+        plot: A file for the matrix of asked and done tasks.
+    """
+
+    checkpoint: Annotated[Path, tyro.conf.Positional]
+    tasks: tuple[str, ...] = tuple(task.name for task in TEN)
+    episodes: int = 10
+    told: Literal["right", "wrong", "none"] = "right"
+    workers: int = 2
+    seed: int = 0
+    json: Path | None = None
+    plot: Path | None = None
+
+
+def main(args: Args) -> int:
+    """Runs the episodes; returns the exit code."""
+    tasks = find_tasks(args.tasks)
+    known = load_actor(args.checkpoint).vocabulary
+    if missing := [task.name for task in tasks if len(known) and task.name not in known]:
+        raise SystemExit(
+            f"the checkpoint was not trained on {missing}. Its tasks are {list(known)}. "
+            "Pass some of them with --tasks, or another checkpoint."
+        )
+    shift = {"right": 0, "wrong": 1, "none": None}[args.told]
+    jobs = [
+        Job(task, None if shift is None else tasks[(i + shift) % len(tasks)], i * args.episodes + e)
+        for i, task in enumerate(tasks)
+        for e in range(args.episodes)
+    ]
+    with Pool(args.workers) as pool:
+        episodes = run_jobs(jobs, load_actor, args.checkpoint, pool=pool, seed=args.seed)
+        partial = " (interrupted: partial)" if pool.interrupted else ""
+    results = {f"{args.checkpoint.name}, {args.told} id{partial}": episodes}
+    Console().print(report.results_table(results))
+    if args.json:
+        args.json.write_text(json.dumps(report.to_dict(results), indent=1))
+    if args.plot:
+        pictures.draw_confusion(results, args.plot)
+    return 130 if partial else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(tyro.cli(Args)))
