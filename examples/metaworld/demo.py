@@ -29,8 +29,7 @@ from examples.metaworld.policy import Policy, sample
 from examples.metaworld.processes import Pool
 from examples.metaworld.tasks import TEN, Task, vocabulary_of
 from examples.metaworld.train import load_actor, read, save, train
-from taskcond import merge_into
-from taskcond.checkpoint import load_params
+from taskcond.checkpoint import load_into
 
 ROWS: dict[str, tuple[str, int | None]] = {
     "without ids": ("base", None),
@@ -94,7 +93,7 @@ def _train(args: Args, dataset: Path, console: Console) -> None:
     save(base, args.out / "base", vocabulary, frames)
 
     conditioned = Policy(len(vocabulary), nnx.Rngs(args.seed + 1))
-    console.print(str(merge_into(conditioned, load_params(args.out / "base"))))
+    console.print(str(load_into(conditioned, args.out / "base")))
     conditioned.eval()
     states, ids = jnp.asarray(frames["state"][:100]), jnp.asarray(frames["task_id"][:100])
     key = jax.random.key(0)

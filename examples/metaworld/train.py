@@ -15,8 +15,8 @@ from jaxtyping import Array, Float
 from examples.lerobot import LeRobotData
 from examples.metaworld.policy import HORIZON, WIDTH, Policy, sample
 from examples.training import fit
-from taskcond import NULL_TASK, TaskVocabulary, merge_into
-from taskcond.checkpoint import TaskConditioning, load_params, open_checkpoint, save_params
+from taskcond import NULL_TASK, TaskVocabulary
+from taskcond.checkpoint import TaskConditioning, load_into, open_checkpoint, save_params
 
 BATCH = 256
 _KEYS = ("state", "actions", "action_is_pad", "task_id")
@@ -118,6 +118,6 @@ def load_actor(path: Path) -> PolicyActor:
     if about is not None and about.vocabulary is not None:
         vocabulary = about.vocabulary
     policy = Policy(len(vocabulary), nnx.Rngs(0))
-    merge_into(policy, load_params(path))
+    load_into(policy, path)
     policy.eval()
     return PolicyActor(policy, vocabulary)

@@ -9,6 +9,7 @@ from taskcond.checkpoint.conditioning import TaskConditioning
 from taskcond.checkpoint.diff import diff_checkpoints
 from taskcond.checkpoint.inspect import inspect_checkpoint
 from taskcond.checkpoint.load import load_params
+from taskcond.checkpoint.load_into import load_into
 from taskcond.checkpoint.merge_files import merge_checkpoint
 from taskcond.checkpoint.open import Checkpoint, open_checkpoint
 from taskcond.checkpoint.save import save_params
@@ -26,6 +27,7 @@ __all__ = [
     "combine_checkpoints",
     "diff_checkpoints",
     "inspect_checkpoint",
+    "load_into",
     "load_params",
     "merge_checkpoint",
     "open_checkpoint",

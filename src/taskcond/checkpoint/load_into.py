@@ -1,0 +1,87 @@
+"""`load_into`: from a checkpoint's files into a model, with the check that both mean the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+from flax import nnx
+
+from taskcond.checkpoint.conditioning import TaskConditioning
+from taskcond.checkpoint.load import load_params
+from taskcond.checkpoint.open import open_checkpoint
+from taskcond.checkpoint.storage.leaf import Progress, StrPath
+from taskcond.data.vocabulary import TaskVocabulary
+from taskcond.merging.merge import merge_into
+from taskcond.merging.patterns import Patterns
+from taskcond.merging.report import MergeReport
+from taskcond.merging.tables import Rows, Start
+from taskcond.nn.conditioner import TaskConditioner
+
+
+def load_into(
+    model: nnx.Module,
+    path: StrPath,
+    *,
+    vocabulary: TaskVocabulary | None = None,
+    keep: Patterns = (),
+    drop: Patterns = (),
+    rename: Mapping[str, str] | None = None,
+    task_rows: Rows | None = None,
+    new_rows: Start = "target",
+    table: str | None = None,
+    sharding: jax.sharding.Sharding | None = None,
+    progress: Progress | None = None,
+) -> MergeReport:
+    """Loads a checkpoint into a model, in place, after a check that its task table means the same.
+
+    This is `load_params` and `merge_into` in one. Where the checkpoint says with which scale and
+    fusion its table was trained, those of the model's `TaskConditioner` must be equal.
+
+    Args:
+        model: The model.
+        path: See `Checkpoint`.
+        vocabulary: The model's tasks. If the checkpoint names its tasks, rows are matched by name,
+            so that its table may have other tasks or another order.
+        keep: See `merge_params`.
+        drop: See `merge_params`.
+        rename: See `merge_params`.
+        task_rows: See `merge_params`. It takes precedence over `vocabulary`.
+        new_rows: See `merge_params`.
+        table: The path of the task table; see `Checkpoint`.
+        sharding: See `load_params`.
+        progress: See `load_params`.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read, or its scale or fusion is not the model's.
+        MergeError: The parameters do not fit. The model is unchanged.
+    """
+    checkpoint = open_checkpoint(path, table)
+    about = checkpoint.conditioning
+    if about is not None:
+        for conditioner in _conditioners(model, checkpoint.table):
+            about.require(scale=conditioner.scale, fusion=conditioner.fusion)
+        if task_rows is None:
+            task_rows = _rows(about, vocabulary)
+    params = load_params(path, sharding=sharding, table=table, progress=progress)
+    return merge_into(
+        model, params, keep=keep, drop=drop, rename=rename, task_rows=task_rows, new_rows=new_rows
+    )
+
+
+def _conditioners(model: nnx.Module, table: str | None) -> list[TaskConditioner]:
+    """Returns the model's conditioner, or of several the one that has its table at this path."""
+    found = {
+        "/".join(map(str, path)): node
+        for path, node in nnx.iter_graph(model)
+        if isinstance(node, TaskConditioner)
+    }
+    owner = None if table is None else found.get(table.rpartition("/")[0])
+    return list(found.values()) if owner is None else [owner]
+
+
+def _rows(about: TaskConditioning, vocabulary: TaskVocabulary | None) -> list[int] | None:
+    old = about.vocabulary
+    if vocabulary is None or old is None or vocabulary == old:
+        return None
+    return vocabulary.rows_from(old)
