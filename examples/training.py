@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from flax.nnx import filterlib
 from jaxtyping import Array, Float
 from rich.progress import (
     BarColumn,
@@ -33,6 +34,8 @@ def fit(
     learning_rate: float,
     seed: int = 0,
     label: str = "training",
+    trainable: filterlib.Filter = nnx.Param,
+    weight_decay: float = 1e-4,
 ) -> int:
     """Trains a module in place; returns the number of steps, fewer than `steps` after Ctrl-C.
 
@@ -47,12 +50,16 @@ def fit(
         learning_rate: The peak of the learning rate.
         seed: The seed of `rng`: step `i` gets the same `rng` in every run.
         label: The name of the training in the progress bar.
+        trainable: Which parameters are trained, such as `TaskParam`.
+        weight_decay: The decay of these parameters. Rows of tasks that have no data decay, too.
     """
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, learning_rate, max(steps // 20, 1), max(steps, 2), learning_rate / 10
     )
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.95))
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.95, weight_decay=weight_decay)
+    )
+    graphdef, params, rest = nnx.split(model, trainable, ...)
 
     @jax.jit
     def step(carry, batch, index):
@@ -62,7 +69,7 @@ def fit(
         def loss(params):
             merged = nnx.merge(graphdef, params, rest)
             value = loss_fn(merged, rng, batch)
-            return value, nnx.split(merged, nnx.Param, ...)[2]
+            return value, nnx.split(merged, trainable, ...)[2]
 
         (value, new_rest), grads = jax.value_and_grad(loss, has_aux=True)(params)
         updates, optimizer_state = optimizer.update(grads, optimizer_state, params)

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from examples.metaworld.world import ACTION_SIZE, STATE_SIZE
-from taskcond import TaskConditioner
+from taskcond import TaskConditioner, TaskParam, functional
 
 HORIZON = 16
 WIDTH = 128
@@ -29,9 +29,14 @@ class AdaptiveBlock(nnx.Module):
         self.hidden = nnx.Linear(WIDTH, 2 * WIDTH, rngs=rngs)
         self.out = nnx.Linear(2 * WIDTH, WIDTH, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b d"], condition: Float[Array, "b d"]) -> Array:
-        """Returns `[b, d]`."""
-        scale, shift, gate = jnp.split(self.modulation(condition), 3, axis=-1)
+    def __call__(
+        self,
+        x: Float[Array, "b d"],
+        condition: Float[Array, "b d"],
+        own: Float[Array, "b three_d"] | float,
+    ) -> Float[Array, "b d"]:
+        """Returns `[b, d]`; `own` is what a task adds to the modulation."""
+        scale, shift, gate = jnp.split(self.modulation(condition) + own, 3, axis=-1)
         hidden = self.hidden(self.norm(x) * (1 + scale) + shift)
         return x + gate * self.out(nnx.swish(hidden))
 
@@ -42,9 +47,11 @@ class Policy(nnx.Module):
     Args:
         num_tasks: The number of tasks; 0 makes a policy without conditioning.
         rngs: Its stream `params` draws the weights.
+        own_modulation: Whether each task also has parameters of its own in every block, which
+            start with zeros. With them a task can be added without touching the others.
     """
 
-    def __init__(self, num_tasks: int, rngs: nnx.Rngs):
+    def __init__(self, num_tasks: int, rngs: nnx.Rngs, *, own_modulation: bool = False):
         self.task_embeddings = TaskConditioner(
             num_tasks,
             WIDTH,
@@ -52,6 +59,8 @@ class Policy(nnx.Module):
             embedding_init=nnx.initializers.zeros,
             rngs=rngs,
         )
+        shape = num_tasks, _BLOCKS * 3 * WIDTH
+        self.own = TaskParam(jnp.zeros(shape)) if own_modulation else None
         self.time_in = nnx.Linear(WIDTH, WIDTH, rngs=rngs)
         self.time_out = nnx.Linear(WIDTH, WIDTH, rngs=rngs)
         self.state_in = nnx.Linear(STATE_SIZE, WIDTH, rngs=rngs)
@@ -74,8 +83,11 @@ class Policy(nnx.Module):
         condition = nnx.swish(self.time_out(nnx.swish(self.time_in(time_emb))))
         x = self.state_in((state - _CENTRE) / _RANGE)
         x += self.action_in(noisy.reshape(len(noisy), -1))
-        for block in (self.block_0, self.block_1, self.block_2):
-            x = block(x, condition)
+        own = [0.0] * _BLOCKS
+        if self.own is not None and task_id is not None:
+            own = jnp.split(functional.embed(self.own[...], task_id), _BLOCKS, axis=-1)
+        for block, added in zip((self.block_0, self.block_1, self.block_2), own, strict=True):
+            x = block(x, condition, added)
         return self.action_out(x).reshape(noisy.shape)
 
     def loss(

@@ -40,6 +40,7 @@ def train(
     learning_rate: float = 1e-3,
     seed: int = 0,
     label: str = "training",
+    trainable: type[nnx.Param] = nnx.Param,
 ) -> None:
     """Trains a policy in place.
 
@@ -51,14 +52,24 @@ def train(
         learning_rate: The peak of the learning rate.
         seed: The seed of batches and noise.
         label: The name of the training in the progress bar.
+        trainable: `TaskParam` trains what belongs to tasks alone, and lets nothing else change.
     """
 
     def loss(model: Policy, key: Array, batch: Batch) -> Float[Array, ""]:
         return model.loss(key, batch, batch["task_id"] if use_tasks else None)
 
     policy.train()
-    batches = _batches(frames, seed)
-    fit(policy, loss, batches, steps=steps, learning_rate=learning_rate, seed=seed, label=label)
+    fit(
+        policy,
+        loss,
+        _batches(frames, seed),
+        steps=steps,
+        learning_rate=learning_rate,
+        seed=seed,
+        label=label,
+        trainable=trainable,
+        weight_decay=1e-4 if trainable is nnx.Param else 0.0,
+    )
     policy.eval()
 
 
@@ -117,7 +128,8 @@ def load_actor(path: Path) -> PolicyActor:
     vocabulary = TaskVocabulary([])
     if about is not None and about.vocabulary is not None:
         vocabulary = about.vocabulary
-    policy = Policy(len(vocabulary), nnx.Rngs(0))
+    own = "own" in open_checkpoint(path).leaves
+    policy = Policy(len(vocabulary), nnx.Rngs(0), own_modulation=own)
     load_into(policy, path)
     policy.eval()
     return PolicyActor(policy, vocabulary)

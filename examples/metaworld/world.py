@@ -9,7 +9,7 @@ try:
     from metaworld.envs.sawyer_pick_place_v3 import SawyerPickPlaceEnvV3
 except ImportError as error:
     raise ImportError(
-        "Meta-World is not installed. Run pip install 'taskcond[metaworld]', or in a clone "
+        "Meta-World is not installed. Run pip install metaworld packaging, or in a clone "
         "pip install -e '.[metaworld]'."
     ) from error
 

@@ -2,7 +2,7 @@ r"""The command that samples the actions of one frame under several tasks.
 
 What does a policy do in one situation, if only the task is another?
 
-    make demo
+    make demo-pi0
     python -m examples.pi0.compare_tasks --checkpoint runs/demo/conditioned \
         --data runs/demo/dataset --tokenizer runs/demo/tokenizer.model --prompt "do the task" \
         --tasks "reach cup 0" "reach cup 7"

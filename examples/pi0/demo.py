@@ -1,6 +1,6 @@
 """The command that compares a tiny π0.5 before and after task conditioning.
 
-    python -m examples.pi0.demo            (or `make demo`)
+    python -m examples.pi0.demo            (or `make demo-pi0`)
 
 runs `examples.comparison.run` with the model of this folder, on images, text and state. On two
 cores it takes three minutes. All tasks have the same prompt, so that only the task id tells them
