@@ -103,7 +103,7 @@ class VideoReader:
                 ) from error
             if is_deep_gray(frame.format):
                 return frame.to_ndarray()[..., None]
-            return frame.to_ndarray(format="rgb24")
+            return frame.reformat(format="rgb24", threads=1).to_ndarray()
 
     def _open(self) -> None:
         """Opens the file, so that the next frame is the first one."""

@@ -118,9 +118,9 @@ def write_video(
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1  # for small images, threads cost more than they save
         for image in images:
-            # Converted here, as the encoder's own conversion differs from run to run.
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p")
-            container.mux(stream.encode(frame))
+            # Converted here and by one thread, so that every run gives the same bytes.
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            container.mux(stream.encode(frame.reformat(format="yuv420p", threads=1)))
         container.mux(stream.encode(None))
 
 

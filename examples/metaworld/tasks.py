@@ -15,7 +15,7 @@ from jaxtyping import Float
 from taskcond import TaskVocabulary
 from taskcond.messages import describe_unknown
 
-HOLD_STEPS = 10
+HOLD_STEPS = 15
 """A task is done when its condition has held for so many steps: passing by is not enough."""
 
 Observations = Float[np.ndarray, "t 7"]
