@@ -47,13 +47,13 @@ quickstart: .venv/.done  ## Train the policy of examples/quickstart.py without a
 	.venv/bin/python -m examples.quickstart $(if $(DATA),--data $(DATA))
 
 test: .venv/.done  ## Run the tests on the newest jax and flax that this Python allows.
-	.venv/bin/python -m pytest -n $(WORKERS)
+	.venv/bin/python -m pytest -n $(WORKERS) --dist loadgroup
 
 test-middle: .venv-middle/.done  ## Run the library's tests on jax 0.7.2 and flax 0.11.2.
-	.venv-middle/bin/python -m pytest -n $(WORKERS)
+	.venv-middle/bin/python -m pytest -n $(WORKERS) --dist loadgroup
 
 test-oldest: .venv-oldest/.done  ## Run the same tests on jax 0.5.3 and flax 0.10.2.
-	.venv-oldest/bin/python -m pytest -n $(WORKERS)
+	.venv-oldest/bin/python -m pytest -n $(WORKERS) --dist loadgroup
 
 lint: .venv/.done  ## Check style, formatting, and the imports between packages.
 	.venv/bin/ruff check .

@@ -38,13 +38,13 @@ class Way:
     Attributes:
         trainable: The parameters that are trained.
         old_share: The share of old tasks in the frames.
-        own_modulation: Whether the tasks get parameters of their own in every block.
+        own: Whether the tasks get parameters of their own in every block.
         learning_rate: The peak of the learning rate.
     """
 
     trainable: type[nnx.Param]
     old_share: float = 0.0
-    own_modulation: bool = False
+    own: bool = False
     learning_rate: float = 1e-3
 
 
@@ -52,9 +52,7 @@ WAYS = {
     "the new row alone": Way(TaskParam, learning_rate=1e-2),
     "all weights, new data": Way(nnx.Param),
     "all weights, 80 % old data": Way(nnx.Param, old_share=0.8),
-    "the new row and the task's own modulation": Way(
-        TaskParam, own_modulation=True, learning_rate=1e-2
-    ),
+    "the new row and its own adapter": Way(TaskParam, own=True, learning_rate=1e-2),
 }
 
 
@@ -78,7 +76,7 @@ class Args:
     out: Path = Path("runs/metaworld/add_task")
     base_steps: int = 4000
     steps: int = 600
-    episodes: int = 5
+    episodes: int = 10
     workers: int = 2
     seed: int = 0
 
@@ -126,7 +124,7 @@ def _add(
     tasks: tuple[Task, ...],
 ) -> None:
     vocabulary = vocabulary_of(tasks)
-    policy = Policy(len(tasks), nnx.Rngs(args.seed), own_modulation=way.own_modulation)
+    policy = Policy(len(tasks), nnx.Rngs(args.seed), own=way.own)
     load_into(policy, nine, vocabulary=vocabulary, new_rows="mean")
     train(
         policy,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -13,10 +15,19 @@ from taskcond import TaskConditioner, TaskParam, functional
 HORIZON = 16
 WIDTH = 128
 _BLOCKS = 3
+_RANK = 8  # of the adapters that tasks may have of their own
 EULER_STEPS = 10
 # Centre and half range of hand (3), gripper (1) and puck (3), so that the inputs are near [-1, 1].
 _CENTRE = jnp.array([0.0, 0.75, 0.2, 0.5, 0.0, 0.75, 0.15])
 _RANGE = jnp.array([0.3, 0.2, 0.15, 0.5, 0.3, 0.2, 0.15])
+
+
+class OwnOfBlock(NamedTuple):
+    """What tasks have of their own in one block: a modulation, and an adapter of low rank."""
+
+    modulation: Float[Array, "b three_d"]
+    down: Float[Array, "b d r"]
+    up: Float[Array, "b r d"]
 
 
 class AdaptiveBlock(nnx.Module):
@@ -33,12 +44,40 @@ class AdaptiveBlock(nnx.Module):
         self,
         x: Float[Array, "b d"],
         condition: Float[Array, "b d"],
-        own: Float[Array, "b three_d"] | float,
+        own: OwnOfBlock | None = None,
     ) -> Float[Array, "b d"]:
-        """Returns `[b, d]`; `own` is what a task adds to the modulation."""
-        scale, shift, gate = jnp.split(self.modulation(condition) + own, 3, axis=-1)
-        hidden = self.hidden(self.norm(x) * (1 + scale) + shift)
-        return x + gate * self.out(nnx.swish(hidden))
+        """Returns `[b, d]`; `own` is what the task has of its own in this block."""
+        modulation = self.modulation(condition)
+        if own is not None:
+            modulation += own.modulation
+        scale, shift, gate = jnp.split(modulation, 3, axis=-1)
+        x_in = self.norm(x) * (1 + scale) + shift
+        out = self.out(nnx.swish(self.hidden(x_in)))
+        if own is not None:
+            out += jnp.einsum("br,brd->bd", jnp.einsum("bd,bdr->br", x_in, own.down), own.up)
+        return x + gate * out
+
+
+class OwnOfTasks(nnx.Module):
+    """Parameters that each task has of its own in every block: a small low-rank adapter.
+
+    They start such that they change nothing. A task that is added trains its rows alone, so that
+    the other tasks stay as they are, bit for bit.
+    """
+
+    def __init__(self, num_tasks: int, rngs: nnx.Rngs):
+        self.modulation = TaskParam(jnp.zeros((num_tasks, _BLOCKS * 3 * WIDTH)))
+        random = jax.random.normal(rngs.params(), (num_tasks, _BLOCKS * WIDTH * _RANK))
+        self.down = TaskParam(random / WIDTH**0.5)
+        self.up = TaskParam(jnp.zeros((num_tasks, _BLOCKS * _RANK * WIDTH)))
+
+    def __call__(self, task_id: Int[Array, " b"]) -> list[OwnOfBlock]:
+        """Returns the rows of tasks, block by block; zeros for `NULL_TASK`."""
+        rows = (len(task_id), _BLOCKS)
+        modulation = functional.embed(self.modulation[...], task_id).reshape(*rows, -1)
+        down = functional.embed(self.down[...], task_id).reshape(*rows, WIDTH, _RANK)
+        up = functional.embed(self.up[...], task_id).reshape(*rows, _RANK, WIDTH)
+        return [OwnOfBlock(modulation[:, i], down[:, i], up[:, i]) for i in range(_BLOCKS)]
 
 
 class Policy(nnx.Module):
@@ -47,11 +86,11 @@ class Policy(nnx.Module):
     Args:
         num_tasks: The number of tasks; 0 makes a policy without conditioning.
         rngs: Its stream `params` draws the weights.
-        own_modulation: Whether each task also has parameters of its own in every block, which
-            start with zeros. With them a task can be added without touching the others.
+        own: Whether each task also has parameters of its own in every block. With them a task can
+            be added without touching the others.
     """
 
-    def __init__(self, num_tasks: int, rngs: nnx.Rngs, *, own_modulation: bool = False):
+    def __init__(self, num_tasks: int, rngs: nnx.Rngs, *, own: bool = False):
         self.task_embeddings = TaskConditioner(
             num_tasks,
             WIDTH,
@@ -59,8 +98,7 @@ class Policy(nnx.Module):
             embedding_init=nnx.initializers.zeros,
             rngs=rngs,
         )
-        shape = num_tasks, _BLOCKS * 3 * WIDTH
-        self.own = TaskParam(jnp.zeros(shape)) if own_modulation else None
+        self.own = OwnOfTasks(num_tasks, rngs) if own else None
         self.time_in = nnx.Linear(WIDTH, WIDTH, rngs=rngs)
         self.time_out = nnx.Linear(WIDTH, WIDTH, rngs=rngs)
         self.state_in = nnx.Linear(STATE_SIZE, WIDTH, rngs=rngs)
@@ -83,11 +121,9 @@ class Policy(nnx.Module):
         condition = nnx.swish(self.time_out(nnx.swish(self.time_in(time_emb))))
         x = self.state_in((state - _CENTRE) / _RANGE)
         x += self.action_in(noisy.reshape(len(noisy), -1))
-        own = [0.0] * _BLOCKS
-        if self.own is not None and task_id is not None:
-            own = jnp.split(functional.embed(self.own[...], task_id), _BLOCKS, axis=-1)
-        for block, added in zip((self.block_0, self.block_1, self.block_2), own, strict=True):
-            x = block(x, condition, added)
+        own = [None] * _BLOCKS if self.own is None or task_id is None else self.own(task_id)
+        for block, part in zip((self.block_0, self.block_1, self.block_2), own, strict=True):
+            x = block(x, condition, part)
         return self.action_out(x).reshape(noisy.shape)
 
     def loss(

@@ -128,8 +128,8 @@ def load_actor(path: Path) -> PolicyActor:
     vocabulary = TaskVocabulary([])
     if about is not None and about.vocabulary is not None:
         vocabulary = about.vocabulary
-    own = "own" in open_checkpoint(path).leaves
-    policy = Policy(len(vocabulary), nnx.Rngs(0), own_modulation=own)
+    own = "own/up" in open_checkpoint(path).leaves
+    policy = Policy(len(vocabulary), nnx.Rngs(0), own=own)
     load_into(policy, path)
     policy.eval()
     return PolicyActor(policy, vocabulary)

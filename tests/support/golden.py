@@ -36,8 +36,9 @@ class Golden:
 
     def model(self, **changes: Any) -> Pi0:
         """Returns the model with the parameters of the file."""
-        model = Pi0(self.config(**changes), rngs=nnx.Rngs(0))
-        merge_into(model, self.params)
+        config = self.config(**changes)
+        model = nnx.eval_shape(lambda: Pi0(config, rngs=nnx.Rngs(0)))  # no value is made in vain
+        assert not merge_into(model, self.params).without_value
         return model
 
     def observation(self) -> Observation:
