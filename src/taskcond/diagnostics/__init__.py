@@ -1,7 +1,19 @@
 """Does a policy use its task id?"""
 
 from taskcond.diagnostics.confusion import TaskConfusion, task_confusion
+from taskcond.diagnostics.effect import ActionEffect, action_effect, prompt_effect
 from taskcond.diagnostics.interval import wilson_interval
 from taskcond.diagnostics.losses import losses_by_task
+from taskcond.diagnostics.table import TableReport, table_report
 
-__all__ = ["TaskConfusion", "losses_by_task", "task_confusion", "wilson_interval"]
+__all__ = [
+    "ActionEffect",
+    "TableReport",
+    "TaskConfusion",
+    "action_effect",
+    "losses_by_task",
+    "prompt_effect",
+    "table_report",
+    "task_confusion",
+    "wilson_interval",
+]
