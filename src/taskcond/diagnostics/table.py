@@ -174,7 +174,7 @@ def table_report(
 
 def _check(
     rows: np.ndarray,
-    names: Sequence[str],
+    names: tuple[str, ...],
     frames_seen: Sequence[int | None] | None,
     initial: Array | np.ndarray | None,
 ) -> None:
