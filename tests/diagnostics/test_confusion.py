@@ -67,8 +67,8 @@ def confusion():
 def test_effect_sizes_are_means_over_samples(confusion):
     assert (confusion.right, confusion.without) == (10 / 4, 14 / 4)
     assert confusion.wrong == (2 + 4 + 1 + 5 + 1 + 3 + 4 + 8) / 8
-    assert confusion.effect == 3.5 / 2.5 - 1
-    assert confusion.effect_without == 3.5 / 2.5 - 1
+    assert confusion.effect == confusion.effect_without == (3.5 - 2.5) / 2.5
+    assert confusion.rises[:2].tolist() == [[0, -0.25, 1.25], [-0.5 / 3, 0, 2.5 / 3]]
     assert confusion.loss_under[:2].tolist() == [[2, 1.5, 4.5], [2.5, 3, 5.5]]
     assert confusion.loss_without[:2].tolist() == [3, 4]
 
@@ -95,8 +95,8 @@ def test_print_shows_a_table(confusion):
         "all tasks  4        37.5%       2.5   3.5       3.5",
         "",
         "told right: 37.5% (95 % interval 9.2% to 78.1%); chance is 33.3%",
-        "a wrong id changes the loss by +40.00%",
-        "no id changes the loss by +40.00%",
+        "a wrong id changes the loss by +40%",
+        "no id changes the loss by +40%",
         "taken for another task: 'wipe' for 'pour', 75.0%",
         "taken for another task: 'pour' for 'wipe', 50.0%",
     ]
@@ -140,6 +140,12 @@ def test_batches_with_all_their_losses_add_up(confusion):
     np.testing.assert_allclose(added.effect, whole.effect)
     with pytest.raises(ValueError, match=r"\['pour', 'wipe', 'never'\] and 3 tasks \[\]"):
         confusion + task_confusion(losses, ids)
+
+
+def test_losses_of_zero_and_below_have_effects():
+    zero = task_confusion(np.array([[0.0, 1.0], [0.0, 0.0]]), np.array([0, 1]))
+    assert (zero.effect, zero.rises.tolist()) == (np.inf, [[0, np.inf], [0, 0]])
+    assert task_confusion(np.array([[-2.0, -1.0]]), np.array([0])).effect == 0.5
 
 
 def test_losses_that_differ_by_rounding_alone_share_the_sample():

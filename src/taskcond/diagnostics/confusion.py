@@ -95,12 +95,17 @@ class TaskConfusion:
         Accuracy does not tell how much an id matters: one that changes the loss by a thousandth,
         but always in the right direction, has an accuracy of 100 %.
         """
-        return self._rise(self.wrong)
+        return float(_rise(self.right, self.wrong))
 
     @property
     def effect_without(self) -> float:
         """The share by which the loss is higher without an id; NaN if it is unknown."""
-        return self._rise(self.without)
+        return float(_rise(self.right, self.without))
+
+    @property
+    def rises(self) -> Float[np.ndarray, "tasks tasks"] | None:
+        """The share by which each id (column) raises the loss of each task (row)."""
+        return None if self.loss_under is None else _rise(self.loss[:, None], self.loss_under)
 
     def worst_pairs(self, limit: int = 5) -> list[tuple[str, str, float]]:
         """Returns `(true task, predicted task, share)` of the most frequent mistakes, worst first.
@@ -155,9 +160,6 @@ class TaskConfusion:
         if self.loss_without is not None and other.loss_without is not None:
             without = _weighted(weights, self.loss_without, other.loss_without)
         return TaskConfusion(self.matrix + other.matrix, loss, under, without, self.names)
-
-    def _rise(self, loss: float) -> float:
-        return loss / self.right - 1 if self.right else float("nan")
 
     def _mean(self, of_tasks: Float[np.ndarray, " tasks"]) -> float:
         """Returns the mean over samples of what is known for each task."""
@@ -259,3 +261,10 @@ def _weighted(weights: Sequence[np.ndarray], a: np.ndarray, b: np.ndarray) -> np
     total = sum(np.where(w > 0, w * x, 0) for w, x in zip(weights, (a, b), strict=True))
     with np.errstate(invalid="ignore"):
         return total / (weights[0] + weights[1])
+
+
+def _rise(base: float | np.ndarray, loss: float | np.ndarray) -> np.ndarray:
+    """Returns `loss` over `base`, as a share of it: 0 if both are equal, even to zero."""
+    difference = np.subtract(loss, base)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(difference == 0, 0.0, difference / np.abs(base))

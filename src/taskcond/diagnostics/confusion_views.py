@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from taskcond.diagnostics.html import html_table
+from taskcond.diagnostics.numbers import change, known, known_list
 from taskcond.messages import columns
 
 if TYPE_CHECKING:
@@ -31,13 +32,15 @@ def as_html(confusion: TaskConfusion) -> str:
 def to_dict(confusion: TaskConfusion) -> dict[str, object]:
     """Returns all numbers for JSON, whose NaN are `None`."""
     numbers = ("accuracy", "chance", "right", "wrong", "without", "effect", "effect_without")
-    arrays = ("matrix", "loss", "loss_under", "loss_without")
+    arrays = {
+        name: getattr(confusion, name) for name in ("matrix", "loss", "loss_under", "loss_without")
+    }
     return {
         "names": [confusion.name(task) for task in range(len(confusion.matrix))],
-        **{name: _known(getattr(confusion, name)) for name in numbers},
+        **{name: known(getattr(confusion, name)) for name in numbers},
         "interval": list(confusion.interval),
         "worst_pairs": [list(pair) for pair in confusion.worst_pairs()],
-        **{name: _known_array(getattr(confusion, name)) for name in arrays},
+        **{name: None if values is None else known_list(values) for name, values in arrays.items()},
     }
 
 
@@ -109,9 +112,9 @@ def _summary(confusion: TaskConfusion) -> list[str]:
         f"{confusion.chance:.1%}"
     ]
     if not math.isnan(confusion.effect):
-        lines.append(f"a wrong id changes the loss by {confusion.effect:+.2%}")
+        lines.append(f"a wrong id changes the loss by {change(confusion.effect)}")
     if not math.isnan(confusion.effect_without):
-        lines.append(f"no id changes the loss by {confusion.effect_without:+.2%}")
+        lines.append(f"no id changes the loss by {change(confusion.effect_without)}")
     return lines + [
         f"taken for another task: {true!r} for {predicted!r}, {share:.1%}"
         for true, predicted, share in confusion.worst_pairs()
@@ -120,15 +123,3 @@ def _summary(confusion: TaskConfusion) -> list[str]:
 
 def _number(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.4g}"
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _known_array(values: np.ndarray | None) -> list[object] | None:
-    if values is None:
-        return None
-    known = values.astype(object)
-    known[~np.isfinite(values)] = None
-    return known.tolist()

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from taskcond.diagnostics.html import html_table
+from taskcond.diagnostics.numbers import known
 from taskcond.messages import columns
 
 Actions = Float[Array, "b ..."] | Float[np.ndarray, "b ..."]
@@ -69,7 +70,7 @@ class ActionEffect:
             "names": list(self.names),
             "between_tasks": self.between_tasks,
             "between_observations": self.between_observations,
-            "ratio": self.ratio if np.isfinite(self.ratio) else None,
+            "ratio": known(self.ratio),
             "distances": self.distances.tolist(),
         }
 

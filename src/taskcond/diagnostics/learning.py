@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from taskcond.diagnostics.numbers import known
 from taskcond.trees import Tree, flatten
 
 TABLE = "task_embeddings/embedding"
@@ -37,8 +38,7 @@ class TableLearning:
 
     def to_dict(self) -> dict[str, object]:
         """Returns the numbers for JSON."""
-        ratio = self.ratio if np.isfinite(self.ratio) else None
-        return {**dataclasses.asdict(self), "ratio": ratio}
+        return {**dataclasses.asdict(self), "ratio": known(self.ratio)}
 
     def __str__(self) -> str:
         return (

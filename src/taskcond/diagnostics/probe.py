@@ -31,6 +31,11 @@ class ObservationProbe:
         """The share of samples whose task is told right."""
         return self.hits / self.samples
 
+    @property
+    def skill(self) -> float:
+        """The share of the mistakes of a guess that the nearest observation corrects."""
+        return (self.accuracy - self.chance) / (1 - self.chance)
+
     def to_dict(self) -> dict[str, object]:
         """Returns the numbers for JSON."""
         return {

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from taskcond.diagnostics.html import html_table
+from taskcond.diagnostics.numbers import known_list
 from taskcond.messages import columns, shorten
 from taskcond.nn.fusion import FusionName
 
@@ -70,14 +71,12 @@ class TableReport:
 
     def to_dict(self) -> dict[str, object]:
         """Returns the numbers for JSON; the cosines of a row of zeros are `None`."""
-        cosines = self.cosines.astype(object)
-        cosines[np.isnan(self.cosines)] = None
         return {
             "names": list(self.names),
             "norms": self.norms.tolist(),
             "time_norm": self.time_norm,
             "ratios": self.ratios.tolist(),
-            "cosines": cosines.tolist(),
+            "cosines": known_list(self.cosines),
             "frames_seen": None if self.frames_seen is None else list(self.frames_seen),
             "untrained": self.untrained,
         }
