@@ -131,7 +131,7 @@ def _task_ids(batch: Mapping[str, object], index: int) -> Int[np.ndarray, " b"]:
 def _confusion(
     policy: PolicyFunctions[B],
     batches: Sequence[B],
-    ids: Sequence[Int[np.ndarray, " b"]],
+    ids: Sequence[Int[np.ndarray, "_"]],
     keys: Array,
     draws: int,
 ) -> TaskConfusion | None:
@@ -159,7 +159,7 @@ def _confusion(
 def _actions(
     policy: PolicyFunctions[B],
     batches: Sequence[B],
-    ids: Sequence[Int[np.ndarray, " b"]],
+    ids: Sequence[Int[np.ndarray, "_"]],
     keys: Array,
 ) -> ActionEffect | None:
     if policy.actions is None:
@@ -190,7 +190,7 @@ def _prompts(policy: PolicyFunctions[B], batches: Sequence[B], keys: Array) -> A
 
 
 def _probe(
-    policy: PolicyFunctions[B], batches: Sequence[B], ids: Sequence[Int[np.ndarray, " b"]]
+    policy: PolicyFunctions[B], batches: Sequence[B], ids: Sequence[Int[np.ndarray, "_"]]
 ) -> ObservationProbe | None:
     if policy.observe is None:
         return None
