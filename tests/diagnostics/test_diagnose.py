@@ -113,6 +113,7 @@ def test_a_healthy_policy_passes_with_the_margin(trained):
     assert f"That is {effect / 0.01:.0f} times the least that counts, 0.01." in told.sentence
     assert {passed.kind for passed in diagnosis.passed} == {
         "id ignored",
+        "id harms",
         "prompt ignored",
         "tasks not told apart",
         "scale too small",
@@ -144,6 +145,16 @@ def test_an_id_that_is_always_right_and_changes_next_to_nothing_is_ignored():
     assert diagnosis.findings[0].measured == pytest.approx(5e-4, rel=1e-3)
 
 
+def test_ids_that_make_a_policy_worse_are_found(trained):
+    params = {**trained, PATH: trained[PATH][jnp.array([1, 0, 3, 2])]}  # in another order
+    diagnosis = examine(params, learning=None)
+    assert kinds(diagnosis) == ["id harms", "id ignored"]
+    confusion = diagnosis.measurements.confusion
+    harm = next(f for f in diagnosis.findings if f.kind == "id harms")
+    assert harm.measured == -confusion.effect_without > 0.5
+    assert "The policy is better without its task." in str(diagnosis)
+
+
 def test_an_ignored_prompt_is_found(trained):
     def prompted(key, batch, prompt):
         return act(trained, key, batch, batch["task_id"])
@@ -157,9 +168,9 @@ def test_tasks_that_share_a_row_are_found(trained):
     table = trained[PATH].at[1].set(trained[PATH][0])
     diagnosis = examine({**trained, PATH: table})
     assert kinds(diagnosis) == ["tasks not told apart"]
-    by_rows, by_losses = diagnosis.findings
-    assert "1 pairs of tasks share a row: ['pour / wipe']." in by_rows.sentence
-    assert "never tells 1 pairs of tasks apart: ['pour / wipe']." in by_losses.sentence
+    by_losses, by_rows = diagnosis.findings
+    assert "The tasks of 1 pair share a row: ['pour / wipe']." in by_rows.sentence
+    assert "never tells 1 pair of tasks apart: ['pour / wipe']." in by_losses.sentence
     assert (by_rows.measured, by_losses.measured) == (0, 0)
 
 
@@ -186,7 +197,8 @@ def test_a_scale_that_is_drowned_by_the_time_is_found(trained):
     diagnosis = examine(params, table=scaled, learning=None, prompted=None)
     assert kinds(diagnosis) == ["id ignored", "scale too small"]
     shortest = 1e-3 * np.linalg.norm(trained[PATH], axis=1).min() / np.sqrt(WIDTH / 2)
-    assert diagnosis.findings[0].measured == pytest.approx(shortest)
+    found = next(f for f in diagnosis.findings if f.kind == "scale too small")
+    assert found.measured == pytest.approx(shortest)
 
 
 def test_an_untrained_row_is_found(trained):

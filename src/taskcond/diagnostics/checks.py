@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from taskcond.diagnostics.numbers import change
 from taskcond.diagnostics.probe import ObservationProbe
 from taskcond.diagnostics.table import TableReport
 from taskcond.diagnostics.thresholds import (
+    MAX_HARM,
     MAX_PROBE,
     MAX_ROW,
     MIN_ACTION_EFFECT,
@@ -32,18 +33,17 @@ Result = Finding | Passed
 def check(measured: Measurements) -> list[Result]:
     """Returns what each measurement says, faults and what is right."""
     results: list[Result] = []
-    untrained: list[str] = []
-    if measured.table is not None:
-        untrained = measured.table.untrained
-        results += _check_table(measured.table)
-    if measured.learning is not None:
-        results.append(_check_learning(measured.learning))
     if measured.confusion is not None:
+        untrained = [] if measured.table is None else measured.table.untrained
         results += _check_losses(measured.confusion, untrained)
     if measured.actions is not None:
         results.append(_check_actions(measured.actions))
     if measured.prompts is not None:
         results.append(_check_prompts(measured.prompts))
+    if measured.table is not None:
+        results += _check_table(measured.table)
+    if measured.learning is not None:
+        results.append(_check_learning(measured.learning))
     if measured.probe is not None:
         results.append(_check_probe(measured.probe))
     return results
@@ -76,8 +76,29 @@ def _check_losses(confusion: TaskConfusion, untrained: list[str]) -> Iterator[Re
         least=MIN_LOSS_EFFECT,
     )
     yield overall
+    if not math.isnan(confusion.effect_without):
+        yield _check_harm(confusion)
     if isinstance(overall, Passed):  # otherwise all pairs would be listed
         yield from _check_pairs(confusion, untrained)
+
+
+def _check_harm(confusion: TaskConfusion) -> Result:
+    kind: Kind = "id harms"
+    harm = -confusion.effect_without
+    sentence = (
+        f"No id changes the loss by {change(confusion.effect_without)}, from "
+        f"{confusion.right:.4g} under the right id to {confusion.without:.4g}."
+    )
+    if harm <= MAX_HARM:
+        return Passed(kind, sentence, harm, MAX_HARM)
+    return Finding(
+        kind,
+        f"{sentence} The policy is better without its task.",
+        harm,
+        MAX_HARM,
+        "Check that the scale and the order of the tasks are those of training, and that each "
+        "frame has the id of its task; then lower the learning rate of the table or its scale.",
+    )
 
 
 def _check_pairs(confusion: TaskConfusion, untrained: list[str]) -> Iterator[Result]:
@@ -96,7 +117,7 @@ def _check_pairs(confusion: TaskConfusion, untrained: list[str]) -> Iterator[Res
     pairs = [pair for pair, effect in effects.items() if not effect >= MIN_PAIR_EFFECT]
     named = shorten([f"{confusion.name(a)} / {confusion.name(b)}" for a, b in pairs])
     found = (
-        f"The policy never tells {len(pairs)} pairs of tasks apart: {named}. "
+        f"The policy never tells {_count(pairs)} of tasks apart: {named}. "
         if pairs
         else f"The tasks most alike are {confusion.name(a)!r} and {confusion.name(b)!r}. "
     )
@@ -194,7 +215,7 @@ def _check_gaps(gaps: np.ndarray, names: list[str]) -> Result:
     least = min(pairs, key=lambda pair: gaps[pair])
     shared = [f"{names[a]} / {names[b]}" for a, b in pairs if gaps[a, b] < MIN_GAP]
     nearest = f"{names[least[0]]!r} and {names[least[1]]!r}"
-    found = f"{len(shared)} pairs of tasks share a row: {shorten(shared)}. " if shared else ""
+    found = f"The tasks of {_count(shared)} share a row: {shorten(shared)}. " if shared else ""
     return _judge(
         "tasks not told apart",
         f"{found}The rows most alike, of {nearest}, differ by {gaps[least]:.3g} of their norm.",
@@ -235,3 +256,7 @@ def _check_probe(probe: ObservationProbe) -> Result:
         "Record the tasks in scenes that they share, with the same starts, so that only the id "
         "tells them apart; a policy of these data follows the scene, whatever the id says.",
     )
+
+
+def _count(pairs: Sized) -> str:
+    return "1 pair" if len(pairs) == 1 else f"{len(pairs)} pairs"

@@ -14,6 +14,7 @@ from taskcond.diagnostics.table import TableReport
 
 Kind = Literal[
     "id ignored",
+    "id harms",
     "prompt ignored",
     "tasks not told apart",
     "scale too small",

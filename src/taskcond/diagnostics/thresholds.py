@@ -8,6 +8,9 @@ is told may gain only some percent. A policy whose loss another id changes by le
 its observations.
 """
 
+MAX_HARM = 0.01
+"""The largest share by which the loss may be lower without an id: noise alone gives less."""
+
 MIN_ACTION_EFFECT = 0.05
 """The least distance of actions between tasks, with that between observations as unit.
 
