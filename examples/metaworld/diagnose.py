@@ -67,9 +67,9 @@ def main(args: Args) -> int:
     frames = read(args.dataset, vocabulary, args.frames)
     result = examine(policy, vocabulary, frames, args)
     console = Console()
-    for part in (result.measurements.confusion, result.measurements.table, result):
-        console.print(str(part), highlight=False, soft_wrap=True, markup=False)
-        console.print()
+    for table in (result.measurements.confusion, result.measurements.table):
+        console.print(f"{table}\n", highlight=False, soft_wrap=True, markup=False)
+    console.print(str(result), highlight=False, markup=False)
     if args.json:
         args.json.write_text(json.dumps(result.to_dict(), indent=1))
     if args.plot and result.measurements.confusion is not None:

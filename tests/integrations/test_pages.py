@@ -1,4 +1,4 @@
-"""The Python of docs/integrations runs as it stands, page by page."""
+"""The Python of docs/integrations and docs/diagnostics.md runs as it stands, page by page."""
 
 import re
 from pathlib import Path
@@ -45,3 +45,10 @@ def test_custom(tmp_path, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, trained, old)
     with pytest.raises(ValueError, match="scale"):
         taskcond.checkpoint.load_params(tmp_path / "policy", scale=2.0)
+
+
+def test_diagnostics(capsys):
+    names = run("../diagnostics.md")
+    assert capsys.readouterr().out.startswith("No fault was found")
+    assert names["confusion"].accuracy == 1
+    assert names["confusion"].names == names["names"]

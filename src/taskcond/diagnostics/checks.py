@@ -70,15 +70,17 @@ def _check_losses(confusion: TaskConfusion, untrained: list[str]) -> Iterator[Re
         f"{confusion.accuracy:.1%} of the samples ({low:.1%} to {high:.1%}); chance is "
         f"{confusion.chance:.1%}.",
         confusion.effect,
-        "Check that the batches of training hold task_id and that the model passes it on, that the "
-        "optimizer updates the table, and that a row is not far smaller than the time embedding; "
-        "then train longer with ids, and without another input that tells the task.",
+        "Check that the batches of training hold the right task_id, that the model passes it on, "
+        "that the optimizer updates the table, and that a row is not far smaller than the time "
+        "embedding; then train longer with ids, and without another input that tells the "
+        "task.",
         least=MIN_LOSS_EFFECT,
     )
-    yield overall
+    results = [overall]
     if not math.isnan(confusion.effect_without):
-        yield _check_harm(confusion)
-    if isinstance(overall, Passed):  # otherwise all pairs would be listed
+        results.append(_check_harm(confusion))
+    yield from results
+    if all(isinstance(result, Passed) for result in results):  # else pairs say nothing new
         yield from _check_pairs(confusion, untrained)
 
 
