@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from examples.comparison.experiment import Batch, Experiment, P, TaskIds
 from examples.lerobot import Frames
-from taskcond.diagnostics.confusion import TaskConfusion, losses_by_task, task_confusion
+from taskcond.diagnostics import TaskConfusion, losses_by_task, task_confusion
 
 
 def evaluate(

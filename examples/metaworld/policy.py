@@ -130,6 +130,22 @@ class Policy(nnx.Module):
         self, key: Array, batch: dict[str, Array], task_id: Int[Array, " b"] | None
     ) -> Float[Array, ""]:
         """Returns the flow-matching loss of a batch, without the padding at ends of episodes."""
+        errors = self.errors(key, batch, task_id)
+        counts = ~batch["action_is_pad"]
+        return jnp.sum(errors * counts) / jnp.sum(counts)
+
+    def frame_losses(
+        self, key: Array, batch: dict[str, Array], task_id: Int[Array, " b"] | None
+    ) -> Float[Array, " b"]:
+        """Returns the same for each frame."""
+        errors = self.errors(key, batch, task_id)
+        counts = ~batch["action_is_pad"]
+        return jnp.sum(errors * counts, axis=-1) / jnp.sum(counts, axis=-1)
+
+    def errors(
+        self, key: Array, batch: dict[str, Array], task_id: Int[Array, " b"] | None
+    ) -> Float[Array, "b h"]:
+        """Returns the mean square error of each velocity, padding included."""
         noise_key, time_key, drop_key = jax.random.split(key, 3)
         actions = batch["actions"]
         noise = jax.random.normal(noise_key, actions.shape)
@@ -139,9 +155,7 @@ class Policy(nnx.Module):
         velocity = self.velocity(
             batch["state"], t * noise + (1 - t) * actions, time, task_id, drop_key
         )
-        errors = jnp.square(velocity - (noise - actions)).mean(-1)
-        counts = ~batch["action_is_pad"]
-        return jnp.sum(errors * counts) / jnp.sum(counts)
+        return jnp.square(velocity - (noise - actions)).mean(-1)
 
 
 @nnx.jit

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,8 +12,7 @@ from rich.table import Table
 
 from examples.metaworld.episodes import Episode
 from examples.metaworld.tasks import Task
-
-_Z = 1.96  # 95 %
+from taskcond.diagnostics import wilson_interval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,20 +29,12 @@ class Rate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's interval, which holds the true share with a probability of 95 %.
-
-        Source: Wilson, "Probable inference, the law of succession, and statistical inference",
-        1927.
+        """The interval that holds the true share with a probability of 95 %.
 
         >>> [round(bound, 3) for bound in Rate(9, 10).interval]
         [0.596, 0.982]
         """
-        if not self.total:
-            return 0.0, 1.0
-        n, share = self.total, self.hits / self.total
-        centre = share + _Z**2 / (2 * n)
-        half = _Z * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
-        return (centre - half) / (1 + _Z**2 / n), (centre + half) / (1 + _Z**2 / n)
+        return wilson_interval(self.hits, self.total)
 
     def __str__(self) -> str:
         low, high = self.interval

@@ -19,15 +19,22 @@ from taskcond import NULL_TASK, TaskVocabulary
 from taskcond.checkpoint import TaskConditioning, load_into, open_checkpoint, save_params
 
 BATCH = 256
-_KEYS = ("state", "actions", "action_is_pad", "task_id")
+_KEYS = ("state", "actions", "action_is_pad", "task_id", "episode_index")
 
 Batch = dict[str, Array]
 
 
-def read(root: Path, vocabulary: TaskVocabulary) -> dict[str, np.ndarray]:
-    """Reads all frames of a dataset into arrays, with the ids of `vocabulary`."""
+def read(root: Path, vocabulary: TaskVocabulary, limit: int | None = None) -> dict[str, np.ndarray]:
+    """Reads the frames of a dataset into arrays, with the ids of `vocabulary`.
+
+    Args:
+        root: The dataset.
+        vocabulary: The names of the ids.
+        limit: The number of frames at most, evenly spaced; `None` reads all.
+    """
     data = LeRobotData(root, horizon=HORIZON, vocabulary=vocabulary)
-    frames = [data[i] for i in range(len(data))]
+    count = len(data) if limit is None else min(limit, len(data))
+    frames = [data[i * len(data) // count] for i in range(count)]
     return {key: np.stack([frame[key] for frame in frames]) for key in _KEYS}
 
 

@@ -1,4 +1,4 @@
-"""The Python of docs/integrations runs as it stands, page by page."""
+"""The Python of docs/integrations and docs/diagnostics.md runs as it stands, page by page."""
 
 import re
 from pathlib import Path
@@ -42,3 +42,10 @@ def test_custom(tmp_path, monkeypatch):
     taskcond.checkpoint.load_into(model, tmp_path / "policy")
     trained, old = (nnx.state(m, nnx.Param) for m in (names["model"], model))
     jax.tree.map(np.testing.assert_array_equal, trained, old)
+
+
+def test_diagnostics(capsys):
+    names = run("../diagnostics.md")
+    assert capsys.readouterr().out.startswith("No fault was found")
+    assert names["confusion"].accuracy == 1
+    assert names["confusion"].names == names["names"]
