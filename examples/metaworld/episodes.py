@@ -23,7 +23,7 @@ MAX_STEPS = 160
 
 @runtime_checkable
 class Actor(Protocol):
-    """What a policy must have to be rolled out; π0 fits too."""
+    """A policy that can be rolled out; π0 fits too."""
 
     def act(
         self, observation: Float[np.ndarray, "7"], task: str | None, seed: int
@@ -55,7 +55,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """What came of a job.
+    """The result of a job.
 
     Attributes:
         job: The job.

@@ -50,15 +50,15 @@ _VERBS = {"reach": "move the hand", "push": "push the puck", "pick-place": "lift
 
 
 def _task(number: int) -> HardTask:
-    kind, goal = _GOALS[number]
-    right, forward, up = (round(100 * metres) for metres in goal)
+    kind, (x, y, z) = _GOALS[number]
+    right, forward, up = (round(100 * metres) for metres in (x, y, z))
     side = f"{abs(right)} cm {'left' if right < 0 else 'right'}"
     texts = [f"{_VERBS[kind]} to {side}, {forward} cm forward, {up} cm up", _VERBS[kind]]
     name = f"task {number}"
     text = texts[number % 5] if number % 5 < len(texts) else name
     rank = number * _STRIDE % len(_GOALS) / (len(_GOALS) - 1)  # neighbours get unequal shares
     demonstrations = round(_MOST * (_FEWEST / _MOST) ** rank)
-    return HardTask(name, kind, goal, text, demonstrations)  # type: ignore[arg-type]
+    return HardTask(name, kind, (x, y, z), text, demonstrations)
 
 
 _ALL = tuple(map(_task, range(len(_GOALS))))

@@ -23,7 +23,7 @@ _RANGE = jnp.array([0.3, 0.2, 0.15, 0.5, 0.3, 0.2, 0.15])
 
 
 class OwnOfBlock(NamedTuple):
-    """What tasks have of their own in one block: a modulation, and an adapter of low rank."""
+    """The parameters of tasks in one block: a modulation, and an adapter of low rank."""
 
     modulation: Float[Array, "b three_d"]
     down: Float[Array, "b d r"]

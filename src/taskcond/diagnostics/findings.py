@@ -70,7 +70,7 @@ class Passed:
 
 @dataclasses.dataclass(frozen=True)
 class Measurements:
-    """What `diagnose` measured; `None` for what the policy did not offer.
+    """The measurements of `diagnose`; `None` for what the policy did not offer.
 
     Attributes:
         confusion: The losses under every id.
@@ -96,7 +96,7 @@ class Measurements:
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """What is wrong with a policy, and what was found to be right. `print` shows sentences.
+    """The faults of a policy, and what was found to be right. `print` shows sentences.
 
     Attributes:
         findings: The faults; empty for a healthy policy.
@@ -110,7 +110,7 @@ class Diagnosis:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether no fault was found."""
+        """Returns whether no fault was found."""
         return not self.findings
 
     def to_dict(self) -> dict[str, object]:

@@ -129,15 +129,14 @@ def combine_checkpoints(
     table = combine_tables(recipe, specialists, base)
     shared = {path: x for path, x in specialists[0].leaves.items() if path != specialists[0].table}
     recipe.check_rules(shared)
+    rules = {path: recipe.rule(path) for path in shared}
     dtypes = {path: _dtype(recipe, path, specialists, base) for path in shared}
     leaves = {path: leaf.rechunked(dtypes[path]) for path, leaf in shared.items()}
+    methods = {path: rule.method for path, rule in rules.items()}
+    report = CombineReport(methods, {} if table is None else table.owners)
+    report.cast = _casts(dtypes, inputs)
     if table is not None:
         leaves[table.path] = Leaf.of(table.value)
-    rules = {path: recipe.rule(path) for path in shared}
-    report = CombineReport(
-        {path: rule.method for path, rule in rules.items()}, table.owners if table else {}
-    )
-    report.cast = _casts(dtypes, inputs)
 
     def pieces(path: str) -> Iterator[Piece]:
         if path not in rules:
@@ -156,15 +155,19 @@ def combine_checkpoints(
     about = table.conditioning.at(table.path, leaves) if table else None
     write_checkpoint(output, leaves, pieces, about, table.path if table else None, record)
     report.nonfinite = {one.path: one.nonfinite for one in inputs if one.nonfinite}
+    report.overflowed = {path: n for path, n in report.overflowed.items() if n}
+    _warn(report)
+    return report
+
+
+def _warn(report: CombineReport) -> None:
     if report.nonfinite:
         warn(f"NaN or Inf was combined: {report.nonfinite}")
-    report.overflowed = {path: n for path, n in report.overflowed.items() if n}
     if report.overflowed:
         warn(
             f"finite values became NaN or Inf in the result: {report.overflowed}; give the recipe "
             "a dtype with a larger range, such as 'float32'"
         )
-    return report
 
 
 def _check(recipe: Recipe, specialists: Sequence[Input], base: Input | None) -> None:
