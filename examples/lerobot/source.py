@@ -9,29 +9,23 @@ from pathlib import Path
 from typing import Any, Literal, SupportsIndex
 
 import numpy as np
-from jaxtyping import Int, Shaped, UInt8, UInt16
+from jaxtyping import Int, Shaped
 
-from examples.lerobot import columns
-from examples.lerobot.cache import Cache
-from examples.lerobot.layout import Episode, Layout
+from examples.lerobot.layout import Layout
 from examples.lerobot.moved import find_moved
-from examples.lerobot.pictures import decode_picture
-from examples.lerobot.problems import DatasetError
+from examples.lerobot.reader import EpisodeReader
 from examples.lerobot.report import Notes, Report, make_report, odd_info
 from examples.lerobot.scan import Scan, scan
+from examples.lerobot.selection import select_cameras, select_episodes
 from examples.lerobot.stored_stats import choose_stats
 from examples.lerobot.tasks import (
     check_listed,
+    constant_task,
     frames_shown,
-    other_task_column,
     read_tasks,
     select_tasks,
 )
-from examples.lerobot.video import VideoReader
 from taskcond import TaskVocabulary, extract_task_id
-
-_OPEN_VIDEOS = 16  # per worker
-_TABLE_BYTES = 256 * 2**20  # of states, actions and images in Parquet, per worker
 
 Keys = str | Sequence[str]
 
@@ -109,12 +103,11 @@ class LeRobotData:
             raise ValueError(f"horizon is {horizon}, but must be at least 1. Pass a larger one.")
         layout = Layout(root)
         notes = Notes(warnings=odd_info(layout))
-        selected = find_moved(layout, _select_episodes(layout, episodes), notes)
+        selected = find_moved(layout, select_episodes(layout, episodes), notes)
         self.root = layout.root
         self.horizon = horizon
         self.fps = layout.fps
-        self.cameras = _select_cameras(layout, selected, cameras, notes)
-        self._image_keys = layout.image_keys
+        self.cameras = select_cameras(layout, selected, cameras, notes)
         self._vectors = {"state": _keys(state), "actions": _keys(action)}
         self._names, merged = read_tasks(layout, duplicate_tasks)
         notes.warnings += merged
@@ -130,25 +123,19 @@ class LeRobotData:
         )
         check_listed(layout, result.runs, self._names)
         layout.problems.raise_if_any()
-        other = other_task_column(selected, result.runs, self._names)
-        if other is not None and task_key == "task_index":
-            notes.warnings.append(
-                f"{task_key} is {result.runs[0, 3]} in all frames, but {other!r} tells the tasks "
-                f"apart: pass task_key={other!r}"
-            )
+        notes.warnings += constant_task(selected, result.runs, self._names, task_key)
         whole = len(selected) == len(layout.episodes)
         self.norm_stats = choose_stats(layout, self._vectors, result.stats, notes, whole=whole)
         layout.problems.raise_if_any()
 
-        self._episodes = {episode.index: episode for episode in selected}
-        self._first_row = result.first_row
+        self._reader = EpisodeReader(
+            layout, selected, result.first_row, self._vectors, self.cameras
+        )
         self._sizes = result.sizes
         self._segments = select_tasks(result.runs, self._names, tasks, weights)
         if vocabulary is None:
             vocabulary = TaskVocabulary(dict.fromkeys(self._names.values()))
         self._set_vocabulary(vocabulary)
-        self._tables: Cache[dict[str, Any]] = Cache(_TABLE_BYTES)
-        self._videos: Cache[VideoReader] = Cache(_OPEN_VIDEOS)
         self.report = self._make_report(layout, result, notes)
 
     @property
@@ -253,71 +240,22 @@ class LeRobotData:
         }
 
     def _frame(self, episode: int, frame: int, task: int) -> dict[str, Any]:
-        table = self._table(episode)
+        table = self._reader.table(episode)
         steps = np.arange(frame, frame + self.horizon)
         last = len(table["actions"]) - 1
         return {
             "state": table["state"][frame].copy(),
             "actions": table["actions"][np.minimum(steps, last)],
             "action_is_pad": steps > last,
-            "images": {camera: self._image(episode, frame, camera) for camera in self.cameras},
+            "images": {
+                camera: self._reader.image(episode, frame, camera) for camera in self.cameras
+            },
             "task": self._names[task],
             "task_index": np.int64(task),
             "task_id": self._task_ids[task],
             "episode_index": np.int64(episode),
             "frame_index": np.int64(frame),
         }
-
-    def _image(
-        self, episode: int, frame: int, camera: str
-    ) -> UInt8[np.ndarray, "h w 3"] | UInt16[np.ndarray, "h w 1"]:
-        if camera in self._image_keys:
-            content = self._table(episode)[camera][frame]
-            if not content:
-                raise DatasetError(
-                    f"{self._episodes[episode].data}: {camera} of frame {frame} holds no image. "
-                    "Embed the images in the Parquet files, or leave the camera out with cameras=."
-                )
-            try:
-                return decode_picture(content)
-            except ValueError as error:
-                raise DatasetError(
-                    f"{camera} of episode {episode}, frame {frame}: {error}"
-                ) from error
-        path, begin, _ = self._episodes[episode].videos[camera]
-        reader = self._videos.get(path, lambda: (VideoReader(path, self.fps), 1))
-        try:
-            return reader.read(begin + frame / self.fps)
-        except ValueError as error:
-            raise DatasetError(f"episode {episode}, frame {frame}: {error}") from error
-
-    def _table(self, episode: int) -> dict[str, Any]:
-        return self._tables.get(episode, lambda: self._load_table(episode))
-
-    def _load_table(self, episode: int) -> tuple[dict[str, Any], int]:
-        """Returns the vectors and encoded images of one episode, and their size in bytes."""
-        place = self._episodes[episode]
-        images = [camera for camera in self.cameras if camera in self._image_keys]
-        keys = [*{key for keys in self._vectors.values() for key in keys}, *images]
-        rows = columns.read_rows(place.data, self._first_row[episode], place.length, keys)
-        table: dict[str, Any] = {
-            name: columns.vectors(rows, keys) for name, keys in self._vectors.items()
-        }
-        for name, values in table.items():
-            if not np.isfinite(values).all():
-                frame, dimension = np.argwhere(~np.isfinite(values))[0]
-                raise DatasetError(
-                    f"{place.data}: {name} of episode {episode}, frame {frame}, dimension "
-                    f"{dimension} is not finite. Repair the frame, or leave the episode out with "
-                    "episodes=[...]."
-                )
-        size = sum(values.nbytes for values in table.values())
-        for camera in images:
-            # Copied, as a slice would keep its whole row group in memory.
-            cells = rows.column(camera).to_pylist()
-            table[camera] = [(cell or {}).get("bytes") for cell in cells]
-            size += sum(len(content or b"") for content in table[camera])
-        return table, size
 
     def _make_report(self, layout: Layout, result: Scan, notes: Notes) -> Report:
         frames = self.task_frames
@@ -363,48 +301,3 @@ def locate(index: SupportsIndex, ends: Int[np.ndarray, " n"]) -> tuple[int, int]
 
 def _keys(keys: Keys) -> tuple[str, ...]:
     return (keys,) if isinstance(keys, str) else tuple(keys)
-
-
-def _select_episodes(layout: Layout, episodes: Iterable[int] | None) -> list[Episode]:
-    if episodes is None:
-        return list(layout.episodes)
-    wanted = set(episodes)
-    if not wanted:
-        raise ValueError(
-            "episodes is empty, so that nothing is selected. Select at least one episode, or pass "
-            "None for all."
-        )
-    unknown = sorted(wanted - {episode.index for episode in layout.episodes})
-    if unknown:
-        last = max((episode.index for episode in layout.episodes), default=-1)
-        raise ValueError(
-            f"The dataset has no episodes {unknown}. It has {len(layout.episodes)}, up to {last}. "
-            "Correct episodes=[...]."
-        )
-    return [episode for episode in layout.episodes if episode.index in wanted]
-
-
-def _select_cameras(
-    layout: Layout, episodes: Sequence[Episode], cameras: Sequence[str] | None, notes: Notes
-) -> tuple[str, ...]:
-    """Returns the cameras to read: the given ones, or all that have a file on disk."""
-    declared = (*layout.video_keys, *layout.image_keys)
-    if cameras is not None:
-        unknown = sorted(set(cameras) - set(declared))
-        if unknown:
-            raise ValueError(
-                f"The dataset has no cameras {unknown}. Its cameras are {list(declared)}. "
-                "Correct cameras=[...]."
-            )
-        others = (name for name in declared if name not in cameras)
-        notes.skipped += [f"camera {name}: not selected" for name in others]
-        return tuple(cameras)
-    missing = [
-        name
-        for name in layout.video_keys
-        if not any(name in e.videos and e.videos[name].path.exists() for e in episodes)
-    ]
-    notes.skipped += [
-        f"camera {name}: declared in info.json, but no file on disk" for name in missing
-    ]
-    return tuple(name for name in declared if name not in missing)

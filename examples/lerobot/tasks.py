@@ -61,15 +61,18 @@ def check_listed(layout: Layout, runs: Int64[np.ndarray, "runs 4"], names: dict[
             )
 
 
-def other_task_column(
-    episodes: Sequence[Episode], runs: Int64[np.ndarray, "runs 4"], names: dict[int, str]
-) -> str | None:
-    """Returns an annotation column that tells tasks apart, if the frames' task never changes.
+def constant_task(
+    episodes: Sequence[Episode],
+    runs: Int64[np.ndarray, "runs 4"],
+    names: dict[int, str],
+    task_key: str,
+) -> list[str]:
+    """Returns a warning if `task_index` never changes, but an annotation tells the tasks apart.
 
-    GR00T's datasets keep the task in such a column, and `task_index` is 0 throughout.
+    GR00T's datasets keep the task in such a column.
     """
-    if len(np.unique(runs[:, 3])) != 1 or len(names) < 2:
-        return None
+    if task_key != "task_index" or len(np.unique(runs[:, 3])) != 1 or len(names) < 2:
+        return []
     files = sorted({episode.data for episode in episodes})
     for key in sorted(name for name in pq.read_schema(files[0]).names if "annotation" in name):
         try:
@@ -78,8 +81,11 @@ def other_task_column(
         except (ValueError, pa.ArrowException):
             continue
         if len(values) > 1 and values <= set(names):
-            return key
-    return None
+            return [
+                f"{task_key} is {runs[0, 3]} in all frames, but {key!r} tells the tasks apart: "
+                f"pass task_key={key!r}"
+            ]
+    return []
 
 
 def select_tasks(

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from examples.lerobot import DatasetError, LeRobotData, Recording, source, write_dataset
+from examples.lerobot import DatasetError, LeRobotData, Recording, reader, write_dataset
 from taskcond import TaskVocabulary
 from tests.support.lerobot import (
     CAMERA,
@@ -215,12 +215,12 @@ def test_a_copy_by_pickle_reads_the_same_and_carries_no_open_files(tmp_path):
 def test_a_forked_process_opens_its_own_files(tmp_path, monkeypatch):
     opened = []
 
-    class Counted(source.VideoReader):
+    class Counted(reader.VideoReader):
         def __init__(self, path, fps):
             opened.append(path)
             super().__init__(path, fps)
 
-    monkeypatch.setattr(source, "VideoReader", Counted)
+    monkeypatch.setattr(reader, "VideoReader", Counted)
     data = LeRobotData(write_dataset(tmp_path / "data", recordings(video=True)))
     data[0], data[1]
     assert len(opened) == 1
