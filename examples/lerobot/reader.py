@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8, UInt16
+import pyarrow as pa
+from jaxtyping import Shaped, UInt8, UInt16
 
 from examples.lerobot import columns
 from examples.lerobot.cache import Cache
@@ -29,6 +30,7 @@ class EpisodeReader:
         first_row: For each episode index, its first row in its Parquet file.
         vectors: The keys of states and actions.
         cameras: The cameras to read.
+        extra: The keys of further columns.
     """
 
     def __init__(
@@ -38,20 +40,22 @@ class EpisodeReader:
         first_row: Mapping[int, int],
         vectors: Vectors,
         cameras: Sequence[str],
+        extra: Sequence[str],
     ):
         self._fps = layout.fps
         self._episodes = {episode.index: episode for episode in episodes}
         self._first_row = first_row
         self._vectors = vectors
+        self._extra = extra
         self._image_keys = tuple(key for key in layout.image_keys if key in cameras)
         self._tables: Cache[dict[str, Any]] = Cache(_TABLE_BYTES)
         self._videos: Cache[VideoReader] = Cache(_OPEN_VIDEOS)
 
     def table(self, episode: int) -> dict[str, Any]:
-        """Returns the vectors and encoded images of one episode, one for each frame.
+        """Returns vectors, encoded images, `timestamp` and extra columns, one row for each frame.
 
         Raises:
-            DatasetError: A value is not finite.
+            DatasetError: A state or an action is not finite, or an extra column cannot be read.
         """
         return self._tables.get(episode, lambda: self._load(episode))
 
@@ -84,10 +88,11 @@ class EpisodeReader:
             raise DatasetError(f"episode {episode}, frame {frame}: {error}") from error
 
     def _load(self, episode: int) -> tuple[dict[str, Any], int]:
-        """Returns the vectors and encoded images of one episode, and their size in bytes."""
+        """Returns the table of one episode, and its size in bytes."""
         place = self._episodes[episode]
-        keys = [*{key for keys in self._vectors.values() for key in keys}, *self._image_keys]
-        rows = columns.read_rows(place.data, self._first_row[episode], place.length, keys)
+        keys = {key for keys in self._vectors.values() for key in keys}
+        keys |= {*self._image_keys, *self._extra, "timestamp"}
+        rows = columns.read_rows(place.data, self._first_row[episode], place.length, sorted(keys))
         table: dict[str, Any] = {
             name: columns.vectors(rows, keys) for name, keys in self._vectors.items()
         }
@@ -105,4 +110,22 @@ class EpisodeReader:
             cells = rows.column(camera).to_pylist()
             table[camera] = [(cell or {}).get("bytes") for cell in cells]
             size += sum(len(content or b"") for content in table[camera])
-        return table, size
+        table.update(self._columns(rows, place))
+        return table, size + rows.select([*self._extra]).nbytes
+
+    def _columns(self, rows: pa.Table, place: Episode) -> dict[str, Shaped[np.ndarray, "n ..."]]:
+        """Returns `timestamp` and the extra columns."""
+        result: dict[str, np.ndarray] = {}
+        try:
+            if "timestamp" in rows.column_names:
+                result["timestamp"] = columns.vectors(rows, ["timestamp"])[:, 0]
+            else:
+                result["timestamp"] = (np.arange(place.length) / self._fps).astype(np.float32)
+            for key in self._extra:
+                result[key] = columns.stored(rows, key)
+        except ValueError as error:
+            raise DatasetError(
+                f"{place.data}: episode {place.index}: {error} Repair the column, leave it out of "
+                "extra=[...], or leave the episode out with episodes=[...]."
+            ) from error
+        return result

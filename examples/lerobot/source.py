@@ -11,12 +11,13 @@ from typing import Any, Literal, SupportsIndex
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from examples.lerobot import columns
 from examples.lerobot.layout import Layout
 from examples.lerobot.moved import find_moved
 from examples.lerobot.reader import EpisodeReader
 from examples.lerobot.report import Notes, Report, make_report, odd_info
 from examples.lerobot.scan import Scan, scan
-from examples.lerobot.selection import select_cameras, select_episodes
+from examples.lerobot.selection import select_cameras, select_episodes, select_extra
 from examples.lerobot.stored_stats import choose_stats
 from examples.lerobot.tasks import (
     check_listed,
@@ -48,6 +49,8 @@ class LeRobotData:
     - `task_index`: the dataset's number of the task, int64.
     - `task_id`: the model's number of the task, int32.
     - `episode_index` and `frame_index`: int64.
+    - `timestamp`: float32, seconds, as stored; the frame's number / fps if the column is missing.
+    - Each of `extra` under its own name and in its stored type: a number, an array, or a string.
 
     Args:
         root: The dataset's folder, the one that holds `meta`.
@@ -55,6 +58,8 @@ class LeRobotData:
         cameras: Keys of the cameras to read; `None` reads all that are on disk, `[]` reads none.
         state: The key of the state, or several keys, which are concatenated.
         action: The key of the actions, or several keys, which are concatenated.
+        extra: The key of a further column, or several keys: of numbers, of arrays of one shape, or
+            of text.
         episodes: The `episode_index`es to read; `None` reads all.
         tasks: Names of the tasks to read; `None` reads all.
         weights: `{task name: factor}`: with 2 each frame of the task is shown twice in an epoch,
@@ -80,7 +85,7 @@ class LeRobotData:
 
     Raises:
         DatasetError: The files must not be trained on. The message lists all problems and fixes.
-        ValueError: An argument names a camera, an episode or a task that does not exist.
+        ValueError: An argument names a camera, a column, an episode or a task that does not exist.
     """
 
     def __init__(
@@ -91,6 +96,7 @@ class LeRobotData:
         cameras: Sequence[str] | None = None,
         state: Keys = "observation.state",
         action: Keys = "action",
+        extra: Keys = (),
         episodes: Iterable[int] | None = None,
         tasks: Iterable[str] | None = None,
         weights: Mapping[str, float | int] | None = None,
@@ -109,6 +115,7 @@ class LeRobotData:
         self.fps = layout.fps
         self.cameras = select_cameras(layout, selected, cameras, notes)
         self._vectors = {"state": _keys(state), "actions": _keys(action)}
+        self._extra = select_extra(layout, selected, _keys(extra))
         self._names, merged = read_tasks(layout, duplicate_tasks)
         notes.warnings += merged
 
@@ -120,6 +127,7 @@ class LeRobotData:
             notes,
             preflight=preflight,
             task_key=task_key,
+            extra=self._extra,
         )
         check_listed(layout, result.runs, self._names)
         layout.problems.raise_if_any()
@@ -129,7 +137,7 @@ class LeRobotData:
         layout.problems.raise_if_any()
 
         self._reader = EpisodeReader(
-            layout, selected, result.first_row, self._vectors, self.cameras
+            layout, selected, result.first_row, self._vectors, self.cameras, self._extra
         )
         self._sizes = result.sizes
         self._segments = select_tasks(result.runs, self._names, tasks, weights)
@@ -161,7 +169,12 @@ class LeRobotData:
         """The sizes in which the frames of two datasets must agree to fit into one batch."""
         sizes = {name: len(stats.mean) for name, stats in self.norm_stats.items()}
         cameras = {name: self._sizes.get(name, "images") for name in sorted(self.cameras)}
-        return {**sizes, "horizon": self.horizon, "cameras": cameras}
+        table = self._reader.table(self.episode_indices[0]) if self._extra else {}
+        extra = {
+            key: (columns.type_name(table[key]), table[key].shape[1:])
+            for key in sorted(self._extra)
+        }
+        return {**sizes, "horizon": self.horizon, "cameras": cameras, "extra": extra}
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -255,6 +268,8 @@ class LeRobotData:
             "task_id": self._task_ids[task],
             "episode_index": np.int64(episode),
             "frame_index": np.int64(frame),
+            "timestamp": table["timestamp"][frame],
+            **{key: copy.copy(table[key][frame]) for key in self._extra},
         }
 
     def _make_report(self, layout: Layout, result: Scan, notes: Notes) -> Report:
@@ -270,6 +285,7 @@ class LeRobotData:
         found = [
             f"{len(self.episode_indices)} episodes, {len(self)} frames an epoch, {self.fps:g} fps",
             *(f"{n}: {'+'.join(k)} [{len(stats[n].mean)}]" for n, k in self._vectors.items()),
+            *([f"extra columns: {', '.join(self._extra)}"] if self._extra else []),
             *notes.found,
             f"{len(self._names)} tasks listed, frames of {len(frames)}:",
             *(f"  {count} of {name!r}" for name, count in frames.items()),

@@ -72,6 +72,15 @@ def replace_column(path, key, make):
     pq.write_table(table.set_column(table.column_names.index(key), key, values), path)
 
 
+def add_columns(root, **make):
+    """Adds columns to each Parquet file; `make` returns the values of a file's table."""
+    for path in sorted(root.glob("data/*/*.parquet")):
+        table = pq.read_table(path)
+        for key, values in make.items():
+            table = table.append_column(key, pa.array(values(table)))
+        pq.write_table(table, path)
+
+
 def episode_file(root, episode):
     return root / f"data/chunk-000/episode_{episode:06d}.parquet"
 
