@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Shaped, UInt8, UInt16
+from jaxtyping import Shaped
 
 from examples.lerobot import columns
 from examples.lerobot.cache import Cache
@@ -15,7 +15,7 @@ from examples.lerobot.layout import Episode, Layout
 from examples.lerobot.pictures import decode_picture
 from examples.lerobot.problems import DatasetError
 from examples.lerobot.scan import Vectors
-from examples.lerobot.video import VideoReader
+from examples.lerobot.video import Image, VideoReader
 
 _OPEN_VIDEOS = 16  # per worker
 _TABLE_BYTES = 256 * 2**20  # of states, actions and images in Parquet, per worker
@@ -31,6 +31,7 @@ class EpisodeReader:
         vectors: The keys of states and actions.
         cameras: The cameras to read.
         extra: The keys of further columns.
+        history: The number of frames before a frame that are read with it.
     """
 
     def __init__(
@@ -41,12 +42,15 @@ class EpisodeReader:
         vectors: Vectors,
         cameras: Sequence[str],
         extra: Sequence[str],
+        history: int,
     ):
         self._fps = layout.fps
         self._episodes = {episode.index: episode for episode in episodes}
         self._first_row = first_row
         self._vectors = vectors
         self._extra = extra
+        self._cameras = cameras
+        self._history = history
         self._image_keys = tuple(key for key in layout.image_keys if key in cameras)
         self._tables: Cache[dict[str, Any]] = Cache(_TABLE_BYTES)
         self._videos: Cache[VideoReader] = Cache(_OPEN_VIDEOS)
@@ -59,33 +63,55 @@ class EpisodeReader:
         """
         return self._tables.get(episode, lambda: self._load(episode))
 
-    def image(
-        self, episode: int, frame: int, camera: str
-    ) -> UInt8[np.ndarray, "h w 3"] | UInt16[np.ndarray, "h w 1"]:
-        """Returns the image of a camera at a frame.
+    def observation(self, episode: int, frame: int) -> dict[str, Any]:
+        """Returns state and images of a frame, and those of the frames of `history` before it.
 
         Raises:
-            DatasetError: It is missing or cannot be decoded.
+            DatasetError: An image is missing or cannot be decoded.
         """
+        first = max(0, frame - self._history)
+        state = self.table(episode)["state"][first : frame + 1]
+        images = {
+            camera: self._images(episode, range(first, frame + 1), camera)
+            for camera in self._cameras
+        }
+        if not self._history:
+            return {
+                "state": state[0].copy(),
+                "images": {camera: shown[0] for camera, shown in images.items()},
+            }
+        steps = np.arange(frame - self._history, frame + 1)
+        places = np.maximum(steps, 0) - first
+        return {
+            "state": state[places],
+            "images": {c: np.stack([shown[i] for i in places]) for c, shown in images.items()},
+            "history_is_pad": steps < 0,
+        }
+
+    def _images(self, episode: int, frames: Sequence[int], camera: str) -> list[Image]:
+        """Returns the images of a camera at several frames, in ascending order."""
         if camera in self._image_keys:
-            content = self.table(episode)[camera][frame]
-            if not content:
-                raise DatasetError(
-                    f"{self._episodes[episode].data}: {camera} of frame {frame} holds no image. "
-                    "Embed the images in the Parquet files, or leave the camera out with cameras=."
-                )
-            try:
-                return decode_picture(content)
-            except ValueError as error:
-                raise DatasetError(
-                    f"{camera} of episode {episode}, frame {frame}: {error}"
-                ) from error
+            return [self._picture(episode, frame, camera) for frame in frames]
         path, begin, _ = self._episodes[episode].videos[camera]
-        reader = self._videos.get(path, lambda: (VideoReader(path, self._fps), 1))
+        # Kept, so that reading in order decodes each frame once.
+        keep = self._history + 1
+        reader = self._videos.get(path, lambda: (VideoReader(path, self._fps, keep), 1))
         try:
-            return reader.read(begin + frame / self._fps)
+            return reader.read_all([begin + frame / self._fps for frame in frames])
         except ValueError as error:
-            raise DatasetError(f"episode {episode}, frame {frame}: {error}") from error
+            raise DatasetError(f"episode {episode}, frame {frames[-1]}: {error}") from error
+
+    def _picture(self, episode: int, frame: int, camera: str) -> Image:
+        content = self.table(episode)[camera][frame]
+        if not content:
+            raise DatasetError(
+                f"{self._episodes[episode].data}: {camera} of frame {frame} holds no image. "
+                "Embed the images in the Parquet files, or leave the camera out with cameras=."
+            )
+        try:
+            return decode_picture(content)
+        except ValueError as error:
+            raise DatasetError(f"{camera} of episode {episode}, frame {frame}: {error}") from error
 
     def _load(self, episode: int) -> tuple[dict[str, Any], int]:
         """Returns the table of one episode, and its size in bytes."""

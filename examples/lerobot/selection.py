@@ -16,6 +16,7 @@ FRAME_KEYS = frozenset(
         "state",
         "actions",
         "action_is_pad",
+        "history_is_pad",
         "images",
         "timestamp",
         "task",

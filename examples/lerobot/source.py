@@ -50,6 +50,9 @@ class LeRobotData:
     - `task_id`: the model's number of the task, int32.
     - `episode_index` and `frame_index`: int64.
     - `timestamp`: float32, seconds, as stored; the frame's number / fps if the column is missing.
+    - `history_is_pad`, only with a `history` of n > 0: bool `[n + 1]`; true for repeated frames.
+      `state` is `[n + 1, s]` and an image `[n + 1, h, w, 3]`: of the n frames before this one, in
+      order, and of this one. Before the start of an episode its first frame is repeated.
     - Each of `extra` under its own name and in its stored type: a number, an array, or a string.
 
     Args:
@@ -58,6 +61,7 @@ class LeRobotData:
         cameras: Keys of the cameras to read; `None` reads all that are on disk, `[]` reads none.
         state: The key of the state, or several keys, which are concatenated.
         action: The key of the actions, or several keys, which are concatenated.
+        history: The number of past states and images that a frame comes with.
         extra: The key of a further column, or several keys: of numbers, of arrays of one shape, or
             of text.
         episodes: The `episode_index`es to read; `None` reads all.
@@ -77,6 +81,7 @@ class LeRobotData:
     Attributes:
         root: See above.
         horizon: See above.
+        history: See above.
         fps: Frames per second.
         cameras: Keys of the cameras that are read.
         norm_stats: Statistics of `state` and `actions`.
@@ -96,6 +101,7 @@ class LeRobotData:
         cameras: Sequence[str] | None = None,
         state: Keys = "observation.state",
         action: Keys = "action",
+        history: int = 0,
         extra: Keys = (),
         episodes: Iterable[int] | None = None,
         tasks: Iterable[str] | None = None,
@@ -107,11 +113,16 @@ class LeRobotData:
     ):
         if horizon < 1:
             raise ValueError(f"horizon is {horizon}, but must be at least 1. Pass a larger one.")
+        if history < 0:
+            raise ValueError(
+                f"history is {history}, but must be at least 0. Pass 0 for the current frame only."
+            )
         layout = Layout(root)
         notes = Notes(warnings=odd_info(layout))
         selected = find_moved(layout, select_episodes(layout, episodes), notes)
         self.root = layout.root
         self.horizon = horizon
+        self.history = history
         self.fps = layout.fps
         self.cameras = select_cameras(layout, selected, cameras, notes)
         self._vectors = {"state": _keys(state), "actions": _keys(action)}
@@ -137,7 +148,7 @@ class LeRobotData:
         layout.problems.raise_if_any()
 
         self._reader = EpisodeReader(
-            layout, selected, result.first_row, self._vectors, self.cameras, self._extra
+            layout, selected, result.first_row, self._vectors, self.cameras, self._extra, history
         )
         self._sizes = result.sizes
         self._segments = select_tasks(result.runs, self._names, tasks, weights)
@@ -174,7 +185,8 @@ class LeRobotData:
             key: (columns.type_name(table[key]), table[key].shape[1:])
             for key in sorted(self._extra)
         }
-        return {**sizes, "horizon": self.horizon, "cameras": cameras, "extra": extra}
+        steps = {"horizon": self.horizon, "history": self.history}
+        return {**sizes, **steps, "cameras": cameras, "extra": extra}
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -189,7 +201,10 @@ class LeRobotData:
 
     def __repr__(self) -> str:
         # Grain compares it when it resumes, to see whether the data is still the same.
-        return f"LeRobotData({self.root.name!r}, horizon={self.horizon}, frames={len(self)})"
+        history = f", history={self.history}" if self.history else ""
+        return (
+            f"LeRobotData({self.root.name!r}, horizon={self.horizon}{history}, frames={len(self)})"
+        )
 
     def split(self, val_fraction: float = 0.1, seed: int = 0) -> tuple[LeRobotData, LeRobotData]:
         """Splits by episode into training and validation data; the same seed gives the same split.
@@ -257,12 +272,9 @@ class LeRobotData:
         steps = np.arange(frame, frame + self.horizon)
         last = len(table["actions"]) - 1
         return {
-            "state": table["state"][frame].copy(),
+            **self._reader.observation(episode, frame),
             "actions": table["actions"][np.minimum(steps, last)],
             "action_is_pad": steps > last,
-            "images": {
-                camera: self._reader.image(episode, frame, camera) for camera in self.cameras
-            },
             "task": self._names[task],
             "task_index": np.int64(task),
             "task_id": self._task_ids[task],

@@ -1,5 +1,6 @@
 """Small LeRobot datasets, and ways to damage them."""
 
+import io
 import json
 import os
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from examples.lerobot import DatasetError, LeRobotData, Recording
 
@@ -28,6 +30,13 @@ def given(name):
 def gray(levels):
     """One 32x32 image for each level, so that a decoded frame tells which one it is."""
     return np.repeat(levels, 32 * 32 * 3).reshape(-1, 32, 32, 3).astype(np.uint8)
+
+
+def png(level):
+    """Returns the cell of a Parquet file that holds a 32x32 gray image."""
+    buffer = io.BytesIO()
+    Image.fromarray(gray([level])[0]).save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
 
 
 def recordings(lengths=(7, 5, 6, 9, 8), tasks=("pour", "wipe"), video=False):
