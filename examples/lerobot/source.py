@@ -111,12 +111,7 @@ class LeRobotData:
         task_key: str = "task_index",
         preflight: bool = True,
     ):
-        if horizon < 1:
-            raise ValueError(f"horizon is {horizon}, but must be at least 1. Pass a larger one.")
-        if history < 0:
-            raise ValueError(
-                f"history is {history}, but must be at least 0. Pass 0 for the current frame only."
-            )
+        _check_steps(horizon, history)
         layout = Layout(root)
         notes = Notes(warnings=odd_info(layout))
         selected = find_moved(layout, select_episodes(layout, episodes), notes)
@@ -325,6 +320,15 @@ def locate(index: SupportsIndex, ends: Int[np.ndarray, " n"]) -> tuple[int, int]
         raise IndexError(f"There is no frame {position}. There are {total}, numbered from 0.")
     number = int(np.searchsorted(ends, position, side="right"))
     return number, position - (int(ends[number - 1]) if number else 0)
+
+
+def _check_steps(horizon: int, history: int) -> None:
+    if horizon < 1:
+        raise ValueError(f"horizon is {horizon}, but must be at least 1. Pass a larger one.")
+    if history < 0:
+        raise ValueError(
+            f"history is {history}, but must be at least 0. Pass 0 for the current frame only."
+        )
 
 
 def _keys(keys: Keys) -> tuple[str, ...]:
