@@ -22,6 +22,7 @@ from examples.lerobot.stored_stats import choose_stats
 from examples.lerobot.tasks import (
     check_listed,
     constant_task,
+    contradicting_lists,
     frames_shown,
     read_tasks,
     select_tasks,
@@ -137,6 +138,7 @@ class LeRobotData:
         )
         check_listed(layout, result.runs, self._names)
         layout.problems.raise_if_any()
+        notes.warnings += contradicting_lists(layout, selected, result.runs)
         notes.warnings += constant_task(selected, result.runs, self._names, task_key)
         whole = len(selected) == len(layout.episodes)
         self.norm_stats = choose_stats(layout, self._vectors, result.stats, notes, whole=whole)

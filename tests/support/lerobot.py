@@ -137,6 +137,15 @@ def edit_episodes(root, change):
     pq.write_table(pa.Table.from_pylist(rows), path)
 
 
+def edit_episode_lines(root, change):
+    """Applies `change` to each row of `meta/episodes` of a v2.0 or v2.1 dataset."""
+    path = root / "meta/episodes.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        change(row)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def number_in(image, rows=slice(0, 8)):
     """Returns the number that a picture of a given dataset shows: the frame's, or the episode's."""
     blocks = image[rows, :64].mean(axis=(0, 2)).reshape(8, 8).mean(axis=1)
