@@ -48,12 +48,14 @@ class Episode:
         length: The number of frames, according to the metadata.
         data: The Parquet file.
         videos: For each video camera, where the episode is.
+        tasks: The names of its tasks according to the metadata, if it lists them.
     """
 
     index: int
     length: int
     data: Path
     videos: dict[str, Clip]
+    tasks: tuple[str, ...] | None = None
 
 
 class Layout:
@@ -126,7 +128,8 @@ class Layout:
                 key: Clip(self._path("video_path", video_key=key, **numbers), begin, end)
                 for key, (numbers, begin, end) in videos.items()
             }
-            yield Episode(index, length, self._path("data_path", **data), paths)
+            tasks = tuple(row["tasks"]) if isinstance(row.get("tasks"), list) else None
+            yield Episode(index, length, self._path("data_path", **data), paths, tasks)
 
     def _numbers(
         self, row: Row, index: int

@@ -74,7 +74,8 @@ def mix(
     the same name in two datasets is one task.
 
     Args:
-        datasets: Datasets of one robot: states, actions, horizons and cameras must agree.
+        datasets: Datasets of one robot: states, actions, horizons, histories,
+            cameras and extra columns must agree.
         weights: A factor for each dataset, see `LeRobotData`.
         vocabulary: The model's tasks; `None` appends each dataset's tasks to those before.
 
@@ -98,7 +99,8 @@ def mix(
         raise ValueError(
             "The frames of these datasets do not fit into one batch:"
             + "".join(lines)
-            + "\nOpen them with the same horizon= and cameras=, and with keys of the same size."
+            + "\nOpen them with the same horizon=, history=, cameras= and extra=, and with keys of "
+            "the same size and type."
         )
     parts = [part.weighted(w, vocabulary) for part, w in zip(datasets, weights, strict=True)]
     stats = {name: pool([part.norm_stats[name] for part in parts]) for name in parts[0].norm_stats}

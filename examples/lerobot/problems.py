@@ -31,11 +31,12 @@ class Problem(Enum):
     )
     MISSING_COLUMN = (
         "missing column",
-        "Name the dataset's own keys with state=..., action=... and cameras=...",
+        "Name the dataset's own keys with state=..., action=..., cameras=... and extra=...",
     )
     UNSUITABLE_COLUMN = (
         "unsuitable column",
-        "Name keys of plain vectors with state=... and action=...",
+        "Name keys of plain vectors with state=... and action=..., and columns of numbers of one "
+        "shape, or of text, with extra=...",
     )
     FRAME_COUNT = (
         "frame-count mismatch",

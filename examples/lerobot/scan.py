@@ -52,6 +52,7 @@ def scan(
     *,
     preflight: bool,
     task_key: str = "task_index",
+    extra: Sequence[str] = (),
 ) -> Scan:
     """Checks the files of `episodes`, and collects what the reader needs to know about them.
 
@@ -61,22 +62,27 @@ def scan(
         vectors: The keys of states and actions.
         cameras: The cameras to read.
         notes: Lines for the report.
-        preflight: Whether to read states and actions, for statistics and to find NaN. Without it,
-            only the columns that give each frame's task and episode are read.
+        preflight: Whether to read states and actions, for statistics and to find NaN, and extra
+            columns. Without it, only the columns that give each frame's task and episode are read.
         task_key: The column that gives each frame's task.
+        extra: The columns to read besides.
     """
     required = {key for group in vectors.values() for key in group}
-    required |= {task_key, *(set(cameras) & set(layout.image_keys))}
+    required |= {task_key, *(set(cameras) & set(layout.image_keys)), *extra}
     first_row: dict[int, int] = {}
     runs: list[np.ndarray] = []
     builders: dict[str, StatsBuilder] = defaultdict(StatsBuilder)
     offsets: list[float] = []
-    read = vectors if preflight else {}
-    for episode, first, tasks, rows in _read(layout, episodes, required, read, task_key):
+    content = {*required, "timestamp"} - set(cameras) if preflight else set()
+    kinds: dict[str, dict[str, int]] = defaultdict(dict)
+    for episode, first, tasks, rows in _read(layout, episodes, required, content, task_key):
         first_row[episode.index] = first
         runs.append(_runs(tasks, episode.index))
-        _add_vectors(layout, rows, episode, read, builders)
+        if preflight:
+            _add_vectors(layout, rows, episode, vectors, builders)
+            _add_extra(layout, rows, episode, extra, kinds)
         offsets.append(_time_offset(rows, layout.fps))
+    _check_kinds(layout, kinds)
     late = [offset for offset in offsets if offset > 0.5 / layout.fps]
     if late:
         notes.warnings.append(
@@ -95,7 +101,7 @@ def _read(
     layout: Layout,
     episodes: Sequence[Episode],
     required: set[str],
-    vectors: Vectors,
+    content: set[str],
     task_key: str,
 ) -> Iterator[tuple[Episode, int, Int64[np.ndarray, " n"], pa.Table]]:
     """Yields each readable episode, its first row, the task of each frame, and its rows."""
@@ -103,7 +109,7 @@ def _read(
     for episode in episodes:
         by_file[episode.data].append(episode)
     for path, inside in by_file.items():
-        table = _open(layout, path, required, vectors, task_key)
+        table = _open(layout, path, required, content, task_key)
         if table is None:
             continue
         try:
@@ -124,7 +130,7 @@ def _read(
 
 
 def _open(
-    layout: Layout, path: Path, required: set[str], vectors: Vectors, task_key: str
+    layout: Layout, path: Path, required: set[str], content: set[str], task_key: str
 ) -> pa.Table | None:
     """Returns the columns that the scan reads; adds a problem if the file cannot be used."""
     name = layout.name(path)
@@ -137,10 +143,7 @@ def _open(
                 Problem.MISSING_COLUMN, f"{name}: {missing}; its columns are {sorted(names)}"
             )
             return None
-        read = {key for group in vectors.values() for key in group}
-        read |= {task_key, *({"episode_index"} & names)}
-        read |= {"timestamp"} & names if vectors else set()
-        return file.read(columns=sorted(read))
+        return file.read(columns=sorted(names & {task_key, "episode_index", *content}))
     except FileNotFoundError:
         layout.problems.add(Problem.MISSING_FILE, name)
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -198,6 +201,35 @@ def _add_vectors(
                 builders[group].add(values)
         except ValueError as error:
             layout.problems.add(Problem.UNSUITABLE_COLUMN, f"{name}: {error}")
+
+
+def _add_extra(
+    layout: Layout,
+    rows: pa.Table,
+    episode: Episode,
+    extra: Sequence[str],
+    kinds: dict[str, dict[str, int]],
+) -> None:
+    """Adds the type of each extra column and an episode that has it, or a problem."""
+    for key in extra:
+        try:
+            values = columns.stored(rows, key)
+        except ValueError as error:
+            name = layout.name(episode.data)
+            layout.problems.add(
+                Problem.UNSUITABLE_COLUMN, f"{name}: episode {episode.index}: {error}"
+            )
+        else:
+            kind = f"{columns.type_name(values)} {list(values.shape[1:])}"
+            kinds[key].setdefault(kind, episode.index)
+
+
+def _check_kinds(layout: Layout, kinds: Mapping[str, Mapping[str, int]]) -> None:
+    """Adds a problem for each extra column whose values do not fit into one batch."""
+    for key, episodes in kinds.items():
+        if len(episodes) > 1:
+            listed = ", ".join(f"{kind} in episode {i}" for kind, i in episodes.items())
+            layout.problems.add(Problem.UNSUITABLE_COLUMN, f"{key} is {listed}")
 
 
 def _time_offset(rows: pa.Table, fps: float) -> float:

@@ -9,29 +9,25 @@ from pathlib import Path
 from typing import Any, Literal, SupportsIndex
 
 import numpy as np
-from jaxtyping import Int, Shaped, UInt8, UInt16
+from jaxtyping import Int, Shaped
 
 from examples.lerobot import columns
-from examples.lerobot.cache import Cache
-from examples.lerobot.layout import Episode, Layout
+from examples.lerobot.layout import Layout
 from examples.lerobot.moved import find_moved
-from examples.lerobot.pictures import decode_picture
-from examples.lerobot.problems import DatasetError
+from examples.lerobot.reader import EpisodeReader
 from examples.lerobot.report import Notes, Report, make_report, odd_info
 from examples.lerobot.scan import Scan, scan
+from examples.lerobot.selection import select_cameras, select_episodes, select_extra
 from examples.lerobot.stored_stats import choose_stats
 from examples.lerobot.tasks import (
     check_listed,
+    constant_task,
+    contradicting_lists,
     frames_shown,
-    other_task_column,
     read_tasks,
     select_tasks,
 )
-from examples.lerobot.video import VideoReader
 from taskcond import TaskVocabulary, extract_task_id
-
-_OPEN_VIDEOS = 16  # per worker
-_TABLE_BYTES = 256 * 2**20  # of states, actions and images in Parquet, per worker
 
 Keys = str | Sequence[str]
 
@@ -54,6 +50,11 @@ class LeRobotData:
     - `task_index`: the dataset's number of the task, int64.
     - `task_id`: the model's number of the task, int32.
     - `episode_index` and `frame_index`: int64.
+    - `timestamp`: float32, seconds, as stored; the frame's number / fps if the column is missing.
+    - `history_is_pad`, only with a `history` of n > 0: bool `[n + 1]`; true for repeated frames.
+      `state` is `[n + 1, s]` and an image `[n + 1, h, w, 3]`: of the n frames before this one, in
+      order, and of this one. Before the start of an episode its first frame is repeated.
+    - Each of `extra` under its own name and in its stored type: a number, an array, or a string.
 
     Args:
         root: The dataset's folder, the one that holds `meta`.
@@ -61,6 +62,9 @@ class LeRobotData:
         cameras: Keys of the cameras to read; `None` reads all that are on disk, `[]` reads none.
         state: The key of the state, or several keys, which are concatenated.
         action: The key of the actions, or several keys, which are concatenated.
+        history: The number of past states and images that a frame comes with.
+        extra: The key of a further column, or several keys: of numbers, of arrays of one shape, or
+            of text.
         episodes: The `episode_index`es to read; `None` reads all.
         tasks: Names of the tasks to read; `None` reads all.
         weights: `{task name: factor}`: with 2 each frame of the task is shown twice in an epoch,
@@ -78,6 +82,7 @@ class LeRobotData:
     Attributes:
         root: See above.
         horizon: See above.
+        history: See above.
         fps: Frames per second.
         cameras: Keys of the cameras that are read.
         norm_stats: Statistics of `state` and `actions`.
@@ -86,7 +91,7 @@ class LeRobotData:
 
     Raises:
         DatasetError: The files must not be trained on. The message lists all problems and fixes.
-        ValueError: An argument names a camera, an episode or a task that does not exist.
+        ValueError: An argument names a camera, a column, an episode or a task that does not exist.
     """
 
     def __init__(
@@ -97,6 +102,8 @@ class LeRobotData:
         cameras: Sequence[str] | None = None,
         state: Keys = "observation.state",
         action: Keys = "action",
+        history: int = 0,
+        extra: Keys = (),
         episodes: Iterable[int] | None = None,
         tasks: Iterable[str] | None = None,
         weights: Mapping[str, float | int] | None = None,
@@ -105,17 +112,17 @@ class LeRobotData:
         task_key: str = "task_index",
         preflight: bool = True,
     ):
-        if horizon < 1:
-            raise ValueError(f"horizon is {horizon}, but must be at least 1. Pass a larger one.")
+        _check_steps(horizon, history)
         layout = Layout(root)
         notes = Notes(warnings=odd_info(layout))
-        selected = find_moved(layout, _select_episodes(layout, episodes), notes)
+        selected = find_moved(layout, select_episodes(layout, episodes), notes)
         self.root = layout.root
         self.horizon = horizon
+        self.history = history
         self.fps = layout.fps
-        self.cameras = _select_cameras(layout, selected, cameras, notes)
-        self._image_keys = layout.image_keys
+        self.cameras = select_cameras(layout, selected, cameras, notes)
         self._vectors = {"state": _keys(state), "actions": _keys(action)}
+        self._extra = select_extra(layout, selected, _keys(extra))
         self._names, merged = read_tasks(layout, duplicate_tasks)
         notes.warnings += merged
 
@@ -127,28 +134,24 @@ class LeRobotData:
             notes,
             preflight=preflight,
             task_key=task_key,
+            extra=self._extra,
         )
         check_listed(layout, result.runs, self._names)
         layout.problems.raise_if_any()
-        other = other_task_column(selected, result.runs, self._names)
-        if other is not None and task_key == "task_index":
-            notes.warnings.append(
-                f"{task_key} is {result.runs[0, 3]} in all frames, but {other!r} tells the tasks "
-                f"apart: pass task_key={other!r}"
-            )
+        notes.warnings += contradicting_lists(layout, selected, result.runs)
+        notes.warnings += constant_task(selected, result.runs, self._names, task_key)
         whole = len(selected) == len(layout.episodes)
         self.norm_stats = choose_stats(layout, self._vectors, result.stats, notes, whole=whole)
         layout.problems.raise_if_any()
 
-        self._episodes = {episode.index: episode for episode in selected}
-        self._first_row = result.first_row
+        self._reader = EpisodeReader(
+            layout, selected, result.first_row, self._vectors, self.cameras, self._extra, history
+        )
         self._sizes = result.sizes
         self._segments = select_tasks(result.runs, self._names, tasks, weights)
         if vocabulary is None:
             vocabulary = TaskVocabulary(dict.fromkeys(self._names.values()))
         self._set_vocabulary(vocabulary)
-        self._tables: Cache[dict[str, Any]] = Cache(_TABLE_BYTES)
-        self._videos: Cache[VideoReader] = Cache(_OPEN_VIDEOS)
         self.report = self._make_report(layout, result, notes)
 
     @property
@@ -174,7 +177,13 @@ class LeRobotData:
         """The sizes in which the frames of two datasets must agree to fit into one batch."""
         sizes = {name: len(stats.mean) for name, stats in self.norm_stats.items()}
         cameras = {name: self._sizes.get(name, "images") for name in sorted(self.cameras)}
-        return {**sizes, "horizon": self.horizon, "cameras": cameras}
+        table = self._reader.table(self.episode_indices[0]) if self._extra else {}
+        extra = {
+            key: (columns.type_name(table[key]), table[key].shape[1:])
+            for key in sorted(self._extra)
+        }
+        steps = {"horizon": self.horizon, "history": self.history}
+        return {**sizes, **steps, "cameras": cameras, "extra": extra}
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -189,7 +198,10 @@ class LeRobotData:
 
     def __repr__(self) -> str:
         # Grain compares it when it resumes, to see whether the data is still the same.
-        return f"LeRobotData({self.root.name!r}, horizon={self.horizon}, frames={len(self)})"
+        history = f", history={self.history}" if self.history else ""
+        return (
+            f"LeRobotData({self.root.name!r}, horizon={self.horizon}{history}, frames={len(self)})"
+        )
 
     def split(self, val_fraction: float = 0.1, seed: int = 0) -> tuple[LeRobotData, LeRobotData]:
         """Splits by episode into training and validation data; the same seed gives the same split.
@@ -253,71 +265,21 @@ class LeRobotData:
         }
 
     def _frame(self, episode: int, frame: int, task: int) -> dict[str, Any]:
-        table = self._table(episode)
+        table = self._reader.table(episode)
         steps = np.arange(frame, frame + self.horizon)
         last = len(table["actions"]) - 1
         return {
-            "state": table["state"][frame].copy(),
+            **self._reader.observation(episode, frame),
             "actions": table["actions"][np.minimum(steps, last)],
             "action_is_pad": steps > last,
-            "images": {camera: self._image(episode, frame, camera) for camera in self.cameras},
             "task": self._names[task],
             "task_index": np.int64(task),
             "task_id": self._task_ids[task],
             "episode_index": np.int64(episode),
             "frame_index": np.int64(frame),
+            "timestamp": table["timestamp"][frame],
+            **{key: copy.copy(table[key][frame]) for key in self._extra},
         }
-
-    def _image(
-        self, episode: int, frame: int, camera: str
-    ) -> UInt8[np.ndarray, "h w 3"] | UInt16[np.ndarray, "h w 1"]:
-        if camera in self._image_keys:
-            content = self._table(episode)[camera][frame]
-            if not content:
-                raise DatasetError(
-                    f"{self._episodes[episode].data}: {camera} of frame {frame} holds no image. "
-                    "Embed the images in the Parquet files, or leave the camera out with cameras=."
-                )
-            try:
-                return decode_picture(content)
-            except ValueError as error:
-                raise DatasetError(
-                    f"{camera} of episode {episode}, frame {frame}: {error}"
-                ) from error
-        path, begin, _ = self._episodes[episode].videos[camera]
-        reader = self._videos.get(path, lambda: (VideoReader(path, self.fps), 1))
-        try:
-            return reader.read(begin + frame / self.fps)
-        except ValueError as error:
-            raise DatasetError(f"episode {episode}, frame {frame}: {error}") from error
-
-    def _table(self, episode: int) -> dict[str, Any]:
-        return self._tables.get(episode, lambda: self._load_table(episode))
-
-    def _load_table(self, episode: int) -> tuple[dict[str, Any], int]:
-        """Returns the vectors and encoded images of one episode, and their size in bytes."""
-        place = self._episodes[episode]
-        images = [camera for camera in self.cameras if camera in self._image_keys]
-        keys = [*{key for keys in self._vectors.values() for key in keys}, *images]
-        rows = columns.read_rows(place.data, self._first_row[episode], place.length, keys)
-        table: dict[str, Any] = {
-            name: columns.vectors(rows, keys) for name, keys in self._vectors.items()
-        }
-        for name, values in table.items():
-            if not np.isfinite(values).all():
-                frame, dimension = np.argwhere(~np.isfinite(values))[0]
-                raise DatasetError(
-                    f"{place.data}: {name} of episode {episode}, frame {frame}, dimension "
-                    f"{dimension} is not finite. Repair the frame, or leave the episode out with "
-                    "episodes=[...]."
-                )
-        size = sum(values.nbytes for values in table.values())
-        for camera in images:
-            # Copied, as a slice would keep its whole row group in memory.
-            cells = rows.column(camera).to_pylist()
-            table[camera] = [(cell or {}).get("bytes") for cell in cells]
-            size += sum(len(content or b"") for content in table[camera])
-        return table, size
 
     def _make_report(self, layout: Layout, result: Scan, notes: Notes) -> Report:
         frames = self.task_frames
@@ -332,6 +294,7 @@ class LeRobotData:
         found = [
             f"{len(self.episode_indices)} episodes, {len(self)} frames an epoch, {self.fps:g} fps",
             *(f"{n}: {'+'.join(k)} [{len(stats[n].mean)}]" for n, k in self._vectors.items()),
+            *([f"extra columns: {', '.join(self._extra)}"] if self._extra else []),
             *notes.found,
             f"{len(self._names)} tasks listed, frames of {len(frames)}:",
             *(f"  {count} of {name!r}" for name, count in frames.items()),
@@ -361,50 +324,14 @@ def locate(index: SupportsIndex, ends: Int[np.ndarray, " n"]) -> tuple[int, int]
     return number, position - (int(ends[number - 1]) if number else 0)
 
 
+def _check_steps(horizon: int, history: int) -> None:
+    if horizon < 1:
+        raise ValueError(f"horizon is {horizon}, but must be at least 1. Pass a larger one.")
+    if history < 0:
+        raise ValueError(
+            f"history is {history}, but must be at least 0. Pass 0 for the current frame only."
+        )
+
+
 def _keys(keys: Keys) -> tuple[str, ...]:
     return (keys,) if isinstance(keys, str) else tuple(keys)
-
-
-def _select_episodes(layout: Layout, episodes: Iterable[int] | None) -> list[Episode]:
-    if episodes is None:
-        return list(layout.episodes)
-    wanted = set(episodes)
-    if not wanted:
-        raise ValueError(
-            "episodes is empty, so that nothing is selected. Select at least one episode, or pass "
-            "None for all."
-        )
-    unknown = sorted(wanted - {episode.index for episode in layout.episodes})
-    if unknown:
-        last = max((episode.index for episode in layout.episodes), default=-1)
-        raise ValueError(
-            f"The dataset has no episodes {unknown}. It has {len(layout.episodes)}, up to {last}. "
-            "Correct episodes=[...]."
-        )
-    return [episode for episode in layout.episodes if episode.index in wanted]
-
-
-def _select_cameras(
-    layout: Layout, episodes: Sequence[Episode], cameras: Sequence[str] | None, notes: Notes
-) -> tuple[str, ...]:
-    """Returns the cameras to read: the given ones, or all that have a file on disk."""
-    declared = (*layout.video_keys, *layout.image_keys)
-    if cameras is not None:
-        unknown = sorted(set(cameras) - set(declared))
-        if unknown:
-            raise ValueError(
-                f"The dataset has no cameras {unknown}. Its cameras are {list(declared)}. "
-                "Correct cameras=[...]."
-            )
-        others = (name for name in declared if name not in cameras)
-        notes.skipped += [f"camera {name}: not selected" for name in others]
-        return tuple(cameras)
-    missing = [
-        name
-        for name in layout.video_keys
-        if not any(name in e.videos and e.videos[name].path.exists() for e in episodes)
-    ]
-    notes.skipped += [
-        f"camera {name}: declared in info.json, but no file on disk" for name in missing
-    ]
-    return tuple(name for name in declared if name not in missing)

@@ -17,6 +17,7 @@ from examples.lerobot.layout import Episode, Layout
 from examples.lerobot.problems import DatasetError, Problem
 from taskcond.data.lerobot_tasks import ambiguous_tasks, read_lerobot_tasks
 
+_SHOWN = 20  # episodes named in a warning
 SEGMENT = np.dtype([(name, np.int64) for name in ("episode", "start", "length", "task", "shown")])
 """A stretch of one episode with one task; `shown` is its number of frames in an epoch."""
 
@@ -61,25 +62,70 @@ def check_listed(layout: Layout, runs: Int64[np.ndarray, "runs 4"], names: dict[
             )
 
 
-def other_task_column(
-    episodes: Sequence[Episode], runs: Int64[np.ndarray, "runs 4"], names: dict[int, str]
-) -> str | None:
-    """Returns an annotation column that tells tasks apart, if the frames' task never changes.
+def constant_task(
+    episodes: Sequence[Episode],
+    runs: Int64[np.ndarray, "runs 4"],
+    names: dict[int, str],
+    task_key: str,
+) -> list[str]:
+    """Returns a warning if `task_index` never changes, but an annotation tells the tasks apart.
 
-    GR00T's datasets keep the task in such a column, and `task_index` is 0 throughout.
+    GR00T's datasets keep the task in such a column.
     """
-    if len(np.unique(runs[:, 3])) != 1 or len(names) < 2:
-        return None
+    if task_key != "task_index" or len(np.unique(runs[:, 3])) != 1 or len(names) < 2:
+        return []
     files = sorted({episode.data for episode in episodes})
-    for key in sorted(name for name in pq.read_schema(files[0]).names if "annotation" in name):
+    for key in _annotations(episodes):
         try:
             tables = [pq.read_table(path, columns=[key]) for path in files]
             values = {value for t in tables for value in columns.integers(t, key).tolist()}
         except (ValueError, pa.ArrowException):
             continue
         if len(values) > 1 and values <= set(names):
-            return key
-    return None
+            return [
+                f"{task_key} is {runs[0, 3]} in all frames, but {key!r} tells the tasks apart: "
+                f"pass task_key={key!r}"
+            ]
+    return []
+
+
+def contradicting_lists(
+    layout: Layout, episodes: Sequence[Episode], runs: Int64[np.ndarray, "runs 4"]
+) -> list[str]:
+    """Returns a warning if lists of tasks in `meta/episodes` are not those of the frames.
+
+    In GR00T's datasets the lists also name what the annotations number, as whether a run is valid.
+    """
+    names: dict[int, list[str]] = defaultdict(list)  # an ambiguous index has several
+    for index, name in read_lerobot_tasks(layout.root):
+        names[index].append(name)
+    carried: dict[int, dict[int, list[str]]] = defaultdict(dict)
+    for episode, _, _, task in runs.tolist():
+        carried[episode][task] = names[task]
+    annotated = bool(_annotations(episodes))
+    lines = []
+    for episode in episodes:
+        if episode.tasks is None:
+            continue
+        shown = [name for group in carried[episode.index].values() for name in group]
+        unlisted = any(map(set(episode.tasks).isdisjoint, carried[episode.index].values()))
+        if unlisted or not (annotated or set(episode.tasks) <= set(shown)):
+            lines.append(
+                f"episode {episode.index} lists {[*episode.tasks]}, its frames have {shown}"
+            )
+    if not lines:
+        return []
+    more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+    return [
+        f"the tasks of {len(lines)} episodes in meta/episodes contradict those of their frames, "
+        f"which are used: {'; '.join(lines[:_SHOWN] + more)}"
+    ]
+
+
+def _annotations(episodes: Sequence[Episode]) -> list[str]:
+    """Returns the columns in which GR00T's datasets number what people said of a frame."""
+    names = pq.read_schema(min(episode.data for episode in episodes)).names
+    return sorted(name for name in names if "annotation" in name)
 
 
 def select_tasks(

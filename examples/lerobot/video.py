@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections import deque
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,6 +14,8 @@ import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 from jaxtyping import UInt8, UInt16
+
+Image = UInt8[np.ndarray, "height width 3"] | UInt16[np.ndarray, "height width 1"]
 
 _NEAR = 32  # frames; up to here, decoding forward is cheaper than seeking
 
@@ -71,21 +75,21 @@ class VideoReader:
         path: A file of any container and codec that FFmpeg reads.
         fps: The dataset's frames per second. A frame is read if it is within half a step of the
             requested time.
+        keep: The number of frames, the last ones decoded, that can be read again without decoding.
 
     Attributes:
         decoded: The number of frames that were decoded so far.
     """
 
-    def __init__(self, path: Path, fps: float | int):
+    def __init__(self, path: Path, fps: float | int, keep: int = 1):
         self.decoded = 0
+        self._keep = keep
         self._path = path
         self._step = 1 / fps
         self._lock = threading.Lock()
         self._open()
 
-    def read(
-        self, seconds: float | int
-    ) -> UInt8[np.ndarray, "height width 3"] | UInt16[np.ndarray, "height width 1"]:
+    def read(self, seconds: float | int) -> Image:
         """Returns the frame that is shown `seconds` after the first frame, in RGB.
 
         Gray of more than 8 bits, in which depth is stored, is returned as it is.
@@ -93,17 +97,26 @@ class VideoReader:
         Raises:
             ValueError: There is no frame at that time, or it cannot be decoded.
         """
+        return self.read_all([seconds])[0]
+
+    def read_all(self, times: Sequence[float | int]) -> list[Image]:
+        """Returns the frames at several times, in ascending order; see `read`.
+
+        No other thread reads in between, as it would move the place from which decoding goes on.
+        """
         with self._lock:
-            try:
-                frame = self._find(seconds)
-            except FFmpegError as error:
-                raise ValueError(
-                    f"{self._path} cannot be decoded at {seconds:.3f} s: {error}. "
-                    "Download it again."
-                ) from error
-            if is_deep_gray(frame.format):
-                return frame.to_ndarray()[..., None]
-            return frame.reformat(format="rgb24", threads=1).to_ndarray()
+            return [self._read(seconds) for seconds in times]
+
+    def _read(self, seconds: float | int) -> Image:
+        try:
+            frame = self._find(seconds)
+        except FFmpegError as error:
+            raise ValueError(
+                f"{self._path} cannot be decoded at {seconds:.3f} s: {error}. Download it again."
+            ) from error
+        if is_deep_gray(frame.format):
+            return frame.to_ndarray()[..., None]
+        return frame.reformat(format="rgb24", threads=1).to_ndarray()
 
     def _open(self) -> None:
         """Opens the file, so that the next frame is the first one."""
@@ -112,22 +125,27 @@ class VideoReader:
         # The loader's workers run in parallel. Threads of the decoder would cost memory in each.
         self._stream.codec_context.thread_count = 1
         self._frames = self._container.decode(self._stream)
-        self._last: av.VideoFrame | None = None
+        self._kept: deque[av.VideoFrame] = deque(maxlen=self._keep)
 
     def _find(self, seconds: float | int) -> av.VideoFrame:
         half = self._step / 2  # times are rounded to ticks, so the nearest frame counts
-        last, self._last = self._last, None  # after an error, the next call must seek
-        if last is None or not -half <= seconds - self._time(last) < _NEAR * self._step:
-            last = self._jump(seconds)
-        while self._time(last) < seconds - half:
-            last = self._next(seconds)
-        if self._time(last) > seconds + half:
+        # After an error, nothing is kept, so that the next call must seek.
+        kept, self._kept = self._kept, deque(maxlen=self._keep)
+        shown = next((f for f in kept if abs(self._time(f) - seconds) <= half), None)
+        if shown is None:
+            if not kept or not -half <= seconds - self._time(kept[-1]) < _NEAR * self._step:
+                kept.clear()
+                kept.append(self._jump(seconds))
+            while self._time(kept[-1]) < seconds - half:
+                kept.append(self._next(seconds))
+            shown = kept[-1]
+        if self._time(shown) > seconds + half:
             raise ValueError(
                 f"{self._path} has no frame at {seconds:.3f} s: the next frame is at "
-                f"{self._time(last):.3f} s. Encode the video again without gaps."
+                f"{self._time(shown):.3f} s. Encode the video again without gaps."
             )
-        self._last = last
-        return last
+        self._kept = kept
+        return shown
 
     def _jump(self, seconds: float | int) -> av.VideoFrame:
         """Returns a frame that is not after `seconds`, or the video's first one.

@@ -1,5 +1,6 @@
 """Small LeRobot datasets, and ways to damage them."""
 
+import io
 import json
 import os
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from examples.lerobot import DatasetError, LeRobotData, Recording
 
@@ -28,6 +30,13 @@ def given(name):
 def gray(levels):
     """One 32x32 image for each level, so that a decoded frame tells which one it is."""
     return np.repeat(levels, 32 * 32 * 3).reshape(-1, 32, 32, 3).astype(np.uint8)
+
+
+def png(level):
+    """Returns the cell of a Parquet file that holds a 32x32 gray image."""
+    buffer = io.BytesIO()
+    Image.fromarray(gray([level])[0]).save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
 
 
 def recordings(lengths=(7, 5, 6, 9, 8), tasks=("pour", "wipe"), video=False):
@@ -70,6 +79,15 @@ def replace_column(path, key, make):
     table = pq.read_table(path)
     values = pa.array(make(len(table)))
     pq.write_table(table.set_column(table.column_names.index(key), key, values), path)
+
+
+def add_columns(root, **make):
+    """Adds columns to each Parquet file; `make` returns the values of a file's table."""
+    for path in sorted(root.glob("data/*/*.parquet")):
+        table = pq.read_table(path)
+        for key, values in make.items():
+            table = table.append_column(key, pa.array(values(table)))
+        pq.write_table(table, path)
 
 
 def episode_file(root, episode):
@@ -117,6 +135,15 @@ def edit_episodes(root, change):
     for row in rows:
         change(row)
     pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def edit_episode_lines(root, change):
+    """Applies `change` to each row of `meta/episodes` of a v2.0 or v2.1 dataset."""
+    path = root / "meta/episodes.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        change(row)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def number_in(image, rows=slice(0, 8)):

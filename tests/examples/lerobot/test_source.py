@@ -8,15 +8,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from examples.lerobot import DatasetError, LeRobotData, Recording, source, write_dataset
+from examples.lerobot import DatasetError, LeRobotData, Recording, reader, write_dataset
 from taskcond import TaskVocabulary
 from tests.support.lerobot import (
     CAMERA,
     VERSIONS,
+    add_columns,
     add_feature,
     edit_column,
     gray,
     names_and_numbers,
+    png,
     recordings,
 )
 
@@ -157,19 +159,8 @@ def test_without_cameras_no_video_is_opened(tmp_path):
     assert LeRobotData(root, cameras=[])[0]["images"] == {}
 
 
-def test_images_inside_parquet_are_read(tmp_path, root):
-    Image = pytest.importorskip("PIL.Image")  # noqa: N806
-    import io
-
-    def png(level):
-        buffer = io.BytesIO()
-        Image.fromarray(gray([level])[0]).save(buffer, "PNG")
-        return {"bytes": buffer.getvalue(), "path": None}
-
-    for path in root.glob("data/*/*.parquet"):
-        table = pq.read_table(path)
-        images = pa.array([png(10 * i) for i in range(len(table))])
-        pq.write_table(table.append_column("image", images), path)
+def test_images_inside_parquet_are_read(root):
+    add_columns(root, image=lambda table: [png(10 * i) for i in range(len(table))])
     add_feature(root, "image", {"dtype": "image", "shape": [32, 32, 3]})
     data = LeRobotData(root)
     np.testing.assert_array_equal(data[4]["images"]["image"], gray([40])[0])
@@ -215,12 +206,12 @@ def test_a_copy_by_pickle_reads_the_same_and_carries_no_open_files(tmp_path):
 def test_a_forked_process_opens_its_own_files(tmp_path, monkeypatch):
     opened = []
 
-    class Counted(source.VideoReader):
-        def __init__(self, path, fps):
+    class Counted(reader.VideoReader):
+        def __init__(self, path, *arguments):
             opened.append(path)
-            super().__init__(path, fps)
+            super().__init__(path, *arguments)
 
-    monkeypatch.setattr(source, "VideoReader", Counted)
+    monkeypatch.setattr(reader, "VideoReader", Counted)
     data = LeRobotData(write_dataset(tmp_path / "data", recordings(video=True)))
     data[0], data[1]
     assert len(opened) == 1

@@ -6,8 +6,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from examples.lerobot import DatasetError, LeRobotData, write_dataset
-from tests.support.lerobot import VERSIONS, edit_column, episode_file, given, recordings, refusal
+from examples.lerobot import DatasetError, LeRobotData, Recording, write_dataset
+from tests.support.lerobot import (
+    VERSIONS,
+    add_columns,
+    edit_column,
+    edit_episode_lines,
+    edit_episodes,
+    episode_file,
+    given,
+    recordings,
+    refusal,
+)
 
 
 def test_selecting_tasks_keeps_their_ids(root):
@@ -92,6 +102,72 @@ def test_the_task_in_another_column_is_hinted_at_and_read(root):
     assert f"missing column (5):\n    data/chunk-000/episode_000000.parquet: ['{key}s']" in (
         refusal(root, task_key=f"{key}s")
     )
+
+
+def contradictions(root, **arguments):
+    warnings = LeRobotData(root, **arguments).report.warnings
+    return [line for line in warnings if "contradict those of their frames" in line]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_list_of_tasks_that_contradicts_the_frames_is_warned_of_with_both(tmp_path, version):
+    root = write_dataset(tmp_path / "data", recordings(), version=version)
+    assert contradictions(root) == []
+    lists = {1: ["pour"], 2: ["pour", "wipe"], 3: []}
+
+    def change(row):
+        row["tasks"] = lists.get(row["episode_index"], row["tasks"])
+
+    (edit_episodes if version == "v3.0" else edit_episode_lines)(root, change)
+    assert contradictions(root) == [
+        "the tasks of 3 episodes in meta/episodes contradict those of their frames, which are "
+        "used: episode 1 lists ['pour'], its frames have ['wipe']; episode 2 lists "
+        "['pour', 'wipe'], its frames have ['pour']; episode 3 lists [], its frames have ['wipe']"
+    ]
+    assert LeRobotData(root).task_frames == {"pour": 21, "wipe": 14}
+    assert len(contradictions(root, episodes=[0, 3])) == 1
+    assert contradictions(root, episodes=[0, 4]) == []
+
+
+def test_each_task_of_an_episode_must_be_listed(tmp_path):
+    state = np.zeros((4, 1), np.float32)
+    written = [Recording(state, state, ["reach", "lift", "lift", "reach"])]
+    root = write_dataset(tmp_path / "data", written)
+    assert contradictions(root) == []
+    edit_episode_lines(root, lambda row: row.update(tasks=["lift"]))
+    (line,) = contradictions(root)
+    assert line.endswith("episode 0 lists ['lift'], its frames have ['reach', 'lift']")
+
+
+def test_episodes_without_a_list_of_tasks_contradict_nothing(root):
+    edit_episode_lines(root, lambda row: row.pop("tasks"))
+    assert contradictions(root) == []
+
+
+def test_a_list_may_also_name_what_annotations_number(root):
+    edit_episode_lines(root, lambda row: row["tasks"].append("valid"))
+    assert len(contradictions(root)) == 1
+    add_columns(root, **{"annotation.human.validity": lambda table: [2] * len(table)})
+    assert contradictions(root) == []
+    edit_episode_lines(root, lambda row: row.update(tasks=["valid"]))
+    assert len(contradictions(root)) == 1
+
+
+def test_either_name_of_a_merged_task_may_be_listed(root):
+    with (root / "meta/tasks.jsonl").open("a") as file:
+        file.write(json.dumps({"task_index": 1, "task": "dust"}) + "\n")
+    edit_episode_lines(root, lambda row: row.update(tasks=[["pour"], ["dust"]][row["length"] == 9]))
+    (line,) = contradictions(root, duplicate_tasks="merge")
+    assert "of 1 episodes" in line
+    assert line.endswith("episode 1 lists ['pour'], its frames have ['dust', 'wipe']")
+
+
+def test_twenty_contradictions_are_shown(tmp_path):
+    root = write_dataset(tmp_path / "data", recordings(lengths=[2] * 25, tasks=("pour",)))
+    edit_episode_lines(root, lambda row: row.update(tasks=["wipe"]))
+    (line,) = contradictions(root)
+    assert "of 25 episodes" in line
+    assert line.endswith("episode 19 lists ['wipe'], its frames have ['pour']; and 5 more")
 
 
 def test_the_given_groot_dataset_has_three_tasks_by_its_annotation():

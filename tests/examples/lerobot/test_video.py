@@ -62,6 +62,18 @@ def test_reading_on_decodes_no_frame_twice(tmp_path):
     assert reader.decoded == FRAMES
 
 
+def test_frames_that_are_kept_are_read_again_without_decoding(tmp_path):
+    path = tmp_path / "a.mp4"
+    write_video(path, images(), FPS)
+    reader = VideoReader(path, FPS, keep=4)
+    for first in range(20):
+        times = [i / FPS for i in range(first, first + 4)]
+        assert [number(image) for image in reader.read_all(times)] == [*range(first, first + 4)]
+    assert reader.decoded == 19 + 4
+    assert number(reader.read(18 / FPS)) == 18  # one more than are kept
+    assert reader.decoded == 23 + 19
+
+
 def test_a_seek_goes_to_the_keyframe_before_not_to_the_start(tmp_path):
     path = tmp_path / "a.mp4"
     with av.open(str(path), "w") as container:
