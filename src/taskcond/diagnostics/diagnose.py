@@ -56,17 +56,23 @@ class PolicyFunctions(Generic[B]):
 
 
 def diagnose(
-    policy: PolicyFunctions[B], batches: Iterable[B], *, draws: int = 4, seed: int = 0
+    policy: PolicyFunctions[B],
+    batches: Iterable[B],
+    *,
+    draws: int = 4,
+    seed: int = 0,
+    ids_at_once: int | None = None,
 ) -> Diagnosis:
     """Says in sentences whether a policy uses its task, and if not, why and what to change.
 
     Args:
         policy: The policy.
-        batches: Batches of many episodes of all tasks that the policy was not trained on, or was.
-            Each has the id of each sample as `task_id`, and if samples are frames of episodes,
+        batches: Frames of many episodes of all tasks, best of such that training did not see. Each
+            batch has the id of each sample as `task_id`, and if samples are frames of episodes,
             `episode_index`, without which `observe` compares frames with their neighbours.
         draws: The number of draws of noise and time for each sample's loss.
         seed: The seed of the draws.
+        ids_at_once: Number of ids in one pass of the loss, if there is no memory for all of them.
 
     Raises:
         ValueError: There are fewer than two tasks, no or empty batches, nothing to measure, or a
@@ -93,7 +99,7 @@ def diagnose(
         raise ValueError("there are no batches; pass one or more, with frames of all tasks")
     keys = jax.random.split(jax.random.key(seed), len(kept))
     measured = Measurements(
-        _confusion(policy, kept, ids, keys, draws),
+        _confusion(policy, kept, ids, keys, draws, ids_at_once),
         _actions(policy, kept, ids, keys),
         _prompts(policy, kept, keys),
         policy.table,
@@ -134,6 +140,7 @@ def _confusion(
     ids: Sequence[Int[np.ndarray, "_"]],
     keys: Array,
     draws: int,
+    ids_at_once: int | None,
 ) -> TaskConfusion | None:
     if policy.loss is None:
         return None
@@ -145,6 +152,7 @@ def _confusion(
                 len(task_id),
                 num_tasks,
                 null=policy.without,
+                ids_at_once=ids_at_once,
             )
             for draw in jax.random.split(key, draws)
         ]
