@@ -19,6 +19,7 @@ from taskcond.diagnostics.learning import TableLearning
 from taskcond.diagnostics.losses import losses_by_task
 from taskcond.diagnostics.probe import ObservationProbe, observation_probe
 from taskcond.diagnostics.table import TableReport
+from taskcond.ids import check_integer
 
 B = TypeVar("B", bound=Mapping[str, object])
 Ids = Int[Array, " b"]
@@ -86,17 +87,9 @@ def diagnose(
     The policy has 1 fault.
     - id ignored: A wrong id changes the loss by +0%, from 1.5 to 1.5. ...
     """
-    if len(policy.names) < 2:
-        raise ValueError(
-            f"a policy of {len(policy.names)} tasks {list(policy.names)} has no other task to be "
-            "compared with; pass the names of two or more"
-        )
-    if draws < 1:
-        raise ValueError(f"draws must be at least 1, got {draws}")
     kept = list(batches)
+    _check_input(policy.names, kept, draws)
     ids = [_task_ids(batch, index) for index, batch in enumerate(kept)]
-    if not kept:
-        raise ValueError("there are no batches; pass one or more, with frames of all tasks")
     keys = jax.random.split(jax.random.key(seed), len(kept))
     measured = Measurements(
         _confusion(policy, kept, ids, keys, draws, ids_at_once),
@@ -117,6 +110,17 @@ def diagnose(
         tuple(result for result in results if isinstance(result, Passed)),
         measured,
     )
+
+
+def _check_input(names: Sequence[str], batches: Sequence[B], draws: int) -> None:
+    if len(names) < 2:
+        raise ValueError(
+            f"a policy of {len(names)} tasks {list(names)} has no other task to be compared with; "
+            "pass the names of two or more"
+        )
+    if not batches:
+        raise ValueError("there are no batches; pass one or more, with frames of all tasks")
+    check_integer("draws", draws, 1)
 
 
 def _task_ids(batch: Mapping[str, object], index: int) -> Int[np.ndarray, " b"]:
