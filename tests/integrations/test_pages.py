@@ -35,13 +35,6 @@ def test_linen(capsys):
     assert np.flatnonzero(np.abs(table).sum(1)).tolist() == [3]
 
 
-def test_diagnostics(capsys):
-    names = run("../diagnostics.md")
-    assert capsys.readouterr().out.startswith("No fault was found")
-    assert names["confusion"].accuracy == 1
-    assert names["confusion"].names == names["names"]
-
-
 def test_custom(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = run("custom.md")
@@ -52,3 +45,10 @@ def test_custom(tmp_path, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, trained, old)
     with pytest.raises(ValueError, match="scale"):
         taskcond.checkpoint.load_params(tmp_path / "policy", scale=2.0)
+
+
+def test_diagnostics(capsys):
+    names = run("../diagnostics.md")
+    assert capsys.readouterr().out.startswith("No fault was found")
+    assert names["confusion"].accuracy == 1
+    assert names["confusion"].names == names["names"]
