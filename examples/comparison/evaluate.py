@@ -12,6 +12,8 @@ from examples.comparison.experiment import Batch, Experiment, P, TaskIds
 from examples.lerobot import Frames
 from taskcond.diagnostics import TaskConfusion, losses_by_task, task_confusion
 
+_IDS_AT_ONCE = 8  # so that the memory does not grow with the number of tasks
+
 
 def evaluate(
     experiment: Experiment[P], policy: P, data: Frames, num_tasks: int, max_frames: int = 512
@@ -38,7 +40,7 @@ def evaluate(
             each = jax.lax.map(lambda rng: experiment.frame_loss(model, rng, batch, task_id), rngs)
             return each.mean(0)
 
-        return losses_by_task(loss, len(batch["actions"]), num_tasks)
+        return losses_by_task(loss, len(batch["actions"]), num_tasks, ids_at_once=_IDS_AT_ONCE)
 
     size = min(64, len(data))
     loader = experiment.make_loader(data, batch_size=size, num_epochs=1)

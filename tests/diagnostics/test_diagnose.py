@@ -263,6 +263,8 @@ def test_batches_are_measured_together(trained):
         {"task_id": np.array([3]), "loss": np.array([4.0])},
     ]
     confusion = diagnose(policy, batches, draws=2).measurements.confusion
+    piecewise = diagnose(policy, batches, draws=2, ids_at_once=2).measurements.confusion
+    assert piecewise.to_dict() == confusion.to_dict()
     assert confusion.loss_without.tolist()[:2] == [0, 1]
     assert confusion.right == (1 + 3 + 7) / 3
     assert confusion.matrix.sum(1).tolist() == [1, 1, 0, 1]

@@ -19,6 +19,7 @@ from taskcond.diagnostics.learning import TableLearning
 from taskcond.diagnostics.losses import losses_by_task
 from taskcond.diagnostics.probe import ObservationProbe, observation_probe
 from taskcond.diagnostics.table import TableReport
+from taskcond.ids import check_integer
 
 B = TypeVar("B", bound=Mapping[str, object])
 Ids = Int[Array, " b"]
@@ -56,17 +57,23 @@ class PolicyFunctions(Generic[B]):
 
 
 def diagnose(
-    policy: PolicyFunctions[B], batches: Iterable[B], *, draws: int = 4, seed: int = 0
+    policy: PolicyFunctions[B],
+    batches: Iterable[B],
+    *,
+    draws: int = 4,
+    seed: int = 0,
+    ids_at_once: int | None = None,
 ) -> Diagnosis:
     """Says in sentences whether a policy uses its task, and if not, why and what to change.
 
     Args:
         policy: The policy.
-        batches: Batches of many episodes of all tasks that the policy was not trained on, or was.
-            Each has the id of each sample as `task_id`, and if samples are frames of episodes,
+        batches: Frames of many episodes of all tasks, best of such that training did not see. Each
+            batch has the id of each sample as `task_id`, and if samples are frames of episodes,
             `episode_index`, without which `observe` compares frames with their neighbours.
         draws: The number of draws of noise and time for each sample's loss.
         seed: The seed of the draws.
+        ids_at_once: Number of ids in one pass of the loss, if there is no memory for all of them.
 
     Raises:
         ValueError: There are fewer than two tasks, no or empty batches, nothing to measure, or a
@@ -80,20 +87,12 @@ def diagnose(
     The policy has 1 fault.
     - id ignored: A wrong id changes the loss by +0%, from 1.5 to 1.5. ...
     """
-    if len(policy.names) < 2:
-        raise ValueError(
-            f"a policy of {len(policy.names)} tasks {list(policy.names)} has no other task to be "
-            "compared with; pass the names of two or more"
-        )
-    if draws < 1:
-        raise ValueError(f"draws must be at least 1, got {draws}")
     kept = list(batches)
+    _check_input(policy.names, kept, draws)
     ids = [_task_ids(batch, index) for index, batch in enumerate(kept)]
-    if not kept:
-        raise ValueError("there are no batches; pass one or more, with frames of all tasks")
     keys = jax.random.split(jax.random.key(seed), len(kept))
     measured = Measurements(
-        _confusion(policy, kept, ids, keys, draws),
+        _confusion(policy, kept, ids, keys, draws, ids_at_once),
         _actions(policy, kept, ids, keys),
         _prompts(policy, kept, keys),
         policy.table,
@@ -111,6 +110,17 @@ def diagnose(
         tuple(result for result in results if isinstance(result, Passed)),
         measured,
     )
+
+
+def _check_input(names: Sequence[str], batches: Sequence[B], draws: int) -> None:
+    if len(names) < 2:
+        raise ValueError(
+            f"a policy of {len(names)} tasks {list(names)} has no other task to be compared with; "
+            "pass the names of two or more"
+        )
+    if not batches:
+        raise ValueError("there are no batches; pass one or more, with frames of all tasks")
+    check_integer("draws", draws, 1)
 
 
 def _task_ids(batch: Mapping[str, object], index: int) -> Int[np.ndarray, " b"]:
@@ -134,6 +144,7 @@ def _confusion(
     ids: Sequence[Int[np.ndarray, "_"]],
     keys: Array,
     draws: int,
+    ids_at_once: int | None,
 ) -> TaskConfusion | None:
     if policy.loss is None:
         return None
@@ -145,6 +156,7 @@ def _confusion(
                 len(task_id),
                 num_tasks,
                 null=policy.without,
+                ids_at_once=ids_at_once,
             )
             for draw in jax.random.split(key, draws)
         ]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from taskcond.ids import NULL_TASK
+from taskcond.ids import NULL_TASK, check_integer
 
 P = TypeVar("P")
 
@@ -62,7 +62,7 @@ def losses_by_task(
         ids_at_once: Number of ids in one pass, if there is no memory for all of them.
 
     Raises:
-        ValueError: The loss does not have the shape `[batch_size]`.
+        ValueError: The loss does not have the shape `[batch_size]`, or `ids_at_once` is below 1.
 
     >>> losses_by_task(lambda task_id: abs(task_id - 1.0), 2, 3).tolist()
     [[1.0, 0.0, 1.0], [1.0, 0.0, 1.0]]
@@ -83,6 +83,7 @@ def losses_by_task(
     ids = jnp.arange(num_tasks)
     if null:
         ids = jnp.append(ids, NULL_TASK)
-    if ids_at_once is None:
+    limit = len(ids) if ids_at_once is None else check_integer("ids_at_once", ids_at_once, 1)
+    if limit >= len(ids):
         return jax.vmap(loss_under, out_axes=1)(ids)
-    return jax.lax.map(loss_under, ids, batch_size=ids_at_once).T
+    return jax.lax.map(loss_under, ids, batch_size=limit).T
