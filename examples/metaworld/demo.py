@@ -57,7 +57,7 @@ class Args:
     out: Path = Path("runs/metaworld")
     demonstrations: int = 50
     base_steps: int = 6000
-    task_steps: int = 2000
+    task_steps: int = 4000
     episodes: int = 10
     workers: int = 2
     seed: int = 0

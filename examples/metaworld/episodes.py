@@ -18,7 +18,7 @@ from examples.metaworld.world import ACTION_SIZE, World, draw_start
 EXECUTED = 8
 """The number of actions of a chunk that are executed before the policy is asked again."""
 
-MAX_STEPS = 160
+MAX_STEPS = 200
 
 
 @runtime_checkable
