@@ -116,6 +116,7 @@ def test_the_numbers_go_to_json_and_unknown_ones_are_null(confusion):
 
 
 def test_the_plot_shows_the_matrix_and_the_losses(confusion):
+    pytest.importorskip("matplotlib", reason="needs the extra examples")
     left, right = confusion.plot().axes[:2]
     assert left.get_images()[0].get_array().tolist() == [[50, 50, 0], [75, 25, 0]]
     assert [line.get_xdata().tolist() for line in right.lines[:2]] == [[2, 3], [3, 4]]
