@@ -18,7 +18,9 @@ def read_rows(path: Path, first: int, count: int, columns: Sequence[str]) -> pa.
     sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
     begins = np.cumsum([0, *sizes])
     groups = [i for i in range(len(sizes)) if begins[i] < first + count and begins[i + 1] > first]
-    table = file.read_row_groups(groups, columns=list(columns))
+    # Arrow's threads would keep a row group for a moment after the read. Data workers read in
+    # parallel already.
+    table = file.read_row_groups(groups, columns=list(columns), use_threads=False)
     return table.slice(first - int(begins[groups[0]]), count)
 
 

@@ -190,7 +190,8 @@ def test_pictures_do_not_keep_their_row_group_in_memory(tmp_path):
             DatasetError, match=f"image of episode {[0, 7, 12].index(first)}, frame"
         ):
             data[first]
-    assert pa.total_allocated_bytes() == before
+    # A row group has 3.5 MB. Arrow's threads free what the opening has read a moment later.
+    assert pa.total_allocated_bytes() < before + 100_000
 
 
 def test_a_copy_by_pickle_reads_the_same_and_carries_no_open_files(tmp_path):
