@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -110,7 +112,7 @@ def write_video(
     path: Path, images: UInt8[np.ndarray, "t height width 3"], fps: int, codec: str = "libx264"
 ) -> None:
     """Encodes RGB images as a video. Frame `i` is shown at `i / fps` seconds."""
-    with av.open(str(path), "w") as container:
+    with _usual_priority(), av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(fps))
         if not isinstance(stream, av.VideoStream):
             raise ValueError(f"{codec} is not a video encoder. Pass one, for instance libx264.")
@@ -122,6 +124,23 @@ def write_video(
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             container.mux(stream.encode(frame.reformat(format="yuv420p", threads=1)))
         container.mux(stream.encode(None))
+
+
+@contextlib.contextmanager
+def _usual_priority() -> Iterator[None]:
+    """Ends with the scheduling that this thread had before.
+
+    The encoder libsvtav1 makes a thread of the superuser a real-time one, which then starves all
+    others on its core.
+    """
+    if not hasattr(os, "sched_getscheduler"):  # not Linux
+        yield
+        return
+    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, priority)
 
 
 def _check(recordings: Sequence[Recording]) -> None:

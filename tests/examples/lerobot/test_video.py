@@ -1,5 +1,6 @@
 """Any frame of a video is found by its time, and a damaged video is refused."""
 
+import os
 import threading
 
 import av
@@ -32,6 +33,13 @@ def video(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("video") / f"{request.param}.mp4"
     write_video(path, images(), FPS, request.param)
     return path
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="only Linux has schedulers")
+def test_an_encoder_does_not_keep_a_real_time_priority(tmp_path):
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    write_video(tmp_path / "a.mp4", images(), FPS, "libsvtav1")
+    assert (os.sched_getscheduler(0), os.sched_getparam(0)) == before
 
 
 def test_any_frame_is_found_in_any_order(video):
