@@ -1,12 +1,15 @@
 """Adding a task: the ways that train what belongs to tasks leave the others as they are."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from examples.metaworld.add_task import WAYS, _mix
+from examples.metaworld import add_task
+from examples.metaworld.add_task import WAYS, Args, _mix, main
 from examples.metaworld.policy import Policy, sample
 from examples.metaworld.tasks import TEN, vocabulary_of
 from examples.metaworld.train import load_actor, save, train
@@ -66,3 +69,17 @@ def test_old_frames_are_mixed_in_by_their_share():
     assert (mixed["task_id"] < 10).sum() == 10
     assert len(set(mixed["task_id"].tolist())) == 50
     assert len(_mix(frames([0]), is_new, 0.0, seed=0)["task_id"]) == 10
+
+
+def test_what_is_finished_is_not_done_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(add_task, "_train_nine", None)  # would fail if it were called
+    args = Args(new=("all",), seeds=(0, 1), out=tmp_path, data=tmp_path, workers=0, episodes=2)
+    for seed in args.seeds:
+        for task in TEN:
+            file = tmp_path / f"seed_{seed}" / task.name.replace(" ", "_") / "results.json"
+            file.parent.mkdir(parents=True)
+            counts = {name: [1, 9, 8] for name in ("before", *WAYS)}
+            settings = [args.base_steps, args.steps, args.episodes]
+            file.write_text(json.dumps({"settings": settings, "counts": counts}))
+    totals = main(args)
+    assert totals["the new row alone"] == (20, 180, 160)
