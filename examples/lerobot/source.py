@@ -30,6 +30,7 @@ from examples.lerobot.tasks import (
 from taskcond import TaskVocabulary, extract_task_id
 
 Keys = str | Sequence[str]
+_FIELDS = ("episode", "start", "length", "task", "shown")
 
 
 class LeRobotData:
@@ -184,6 +185,24 @@ class LeRobotData:
         }
         steps = {"horizon": self.horizon, "history": self.history}
         return {**sizes, **steps, "cameras": cameras, "extra": extra}
+
+    def places(self) -> Int[np.ndarray, "n 3"]:
+        """Returns `episode_index`, `frame_index` and `task_index` of each frame without reading it."""
+        rows = []
+        for segment in self._segments:
+            episode, start, length, task, shown = (int(segment[name]) for name in _FIELDS)
+            frames = start + np.arange(shown) * length // shown
+            rows.append(np.stack([np.full(shown, episode), frames, np.full(shown, task)], axis=1))
+        return np.concatenate(rows)
+
+    def task_name(self, task_index: int) -> str:
+        """Returns the name of a `task_index` of the dataset."""
+        return self._names[task_index]
+
+    def vectors(self, episode: int) -> dict[str, Shaped[np.ndarray, "t d"]]:
+        """Returns `state` and `actions` of a whole episode, without images."""
+        table = self._reader.table(episode)
+        return {name: table[name] for name in self._vectors}
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0

@@ -20,14 +20,17 @@ _SAMPLE = 100_000  # frames kept for the quantiles, which are exact for up to so
 
 @dataclasses.dataclass(frozen=True)
 class Stats:
-    """The statistics of one key, each float64 of shape `[d]`; `count` is the number of frames."""
+    """The statistics of one key, each float64 of shape `[d]`; `count` is the number of frames.
 
-    mean: Float[np.ndarray, " d"]
-    std: Float[np.ndarray, " d"]
-    min: Float[np.ndarray, " d"]
-    max: Float[np.ndarray, " d"]
-    q01: Float[np.ndarray, " d"]
-    q99: Float[np.ndarray, " d"]
+    Those of chunks of actions may be of shape `[h, d]`, with a row for each step.
+    """
+
+    mean: Float[np.ndarray, "*h d"]
+    std: Float[np.ndarray, "*h d"]
+    min: Float[np.ndarray, "*h d"]
+    max: Float[np.ndarray, "*h d"]
+    q01: Float[np.ndarray, "*h d"]
+    q99: Float[np.ndarray, "*h d"]
     count: int
 
     @classmethod
@@ -43,12 +46,12 @@ class Stats:
         return builder.build()
 
     @property
-    def still(self) -> Bool[np.ndarray, " d"]:
+    def still(self) -> Bool[np.ndarray, "*h d"]:
         """Says for each dimension whether it is constant, except for rounding."""
         size = np.maximum(1.0, np.maximum(np.abs(self.min), np.abs(self.max)))
         return (self.max - self.min) <= 1e-6 * size
 
-    def narrow(self, min_range: float = 1e-2) -> Bool[np.ndarray, " d"]:
+    def narrow(self, min_range: float = 1e-2) -> Bool[np.ndarray, "*h d"]:
         """Says for each dimension whether it moves, but over a range too small to divide by."""
         safe = np.maximum(min_range, (self.max - self.min) / _BOUND * 2)
         return ~self.still & (self.q99 - self.q01 < safe)
@@ -175,7 +178,7 @@ def unnormalize(
 
 def _affine(
     stats: Stats, mode: Mode, min_range: float
-) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
+) -> tuple[Float[np.ndarray, "*h d"], Float[np.ndarray, "*h d"]]:
     """Returns center and scale; the scale of a constant dimension is 0."""
     if mode == "quantile":
         center, scale = (stats.q01 + stats.q99) / 2, (stats.q99 - stats.q01) / 2

@@ -13,7 +13,7 @@ from pathlib import Path
 from examples.lerobot.stats import load_stats, save_stats
 from examples.pi0.config import Pi0Config
 from examples.pi0.tokenizer import StrPath, Tokenizer
-from examples.pi0.transform import FrameTransform
+from examples.pi0.transform import FrameTransform, Place
 
 
 def save_transform(transform: FrameTransform, folder: StrPath) -> None:
@@ -29,6 +29,9 @@ def save_transform(transform: FrameTransform, folder: StrPath) -> None:
             "num_tasks": tokenizer.num_tasks,
         },
         "min_range": transform.min_range,
+        "norm": transform.mode,
+        "places": transform.places,
+        "delta": transform.delta,
     }
     _write_json(folder / "config.json", dataclasses.asdict(transform.config))
     _write_json(folder / "inputs.json", inputs)
@@ -54,6 +57,9 @@ def load_transform(folder: StrPath, tokenizer_path: StrPath) -> FrameTransform:
         inputs["cameras"],
         load_stats(folder / "norm_stats.json"),
         min_range=inputs["min_range"],
+        norm=inputs.get("norm"),
+        places=tuple(Place(*place) for place in inputs.get("places", ())),
+        delta=tuple(inputs.get("delta", ())),
     )
 
 
@@ -65,10 +71,12 @@ def load_config(path: StrPath) -> Pi0Config:
 def find_beside(checkpoint: Path, name: str) -> Path | None:
     """Returns the folder of a file that lies in the checkpoint or in one of three folders above.
 
-    These are its step, its run and the experiment. The nearest file is taken.
+    These are its step, its run and the experiment. It may also lie in `assets` of one of them. The
+    nearest file is taken.
     """
     path = checkpoint.absolute()
-    return next((place for place in (path, *path.parents[:3]) if (place / name).exists()), None)
+    places = [place / part for place in (path, *path.parents[:3]) for part in ("", "assets")]
+    return next((place for place in places if (place / name).exists()), None)
 
 
 def _write_json(path: Path, content: object) -> None:

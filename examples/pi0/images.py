@@ -9,14 +9,14 @@ from PIL import Image
 
 def resize_with_pad(
     image: UInt8[np.ndarray, "h w 3"], size: int
-) -> Float[np.ndarray, "{size} {size} 3"]:
-    """Fits an image into a black square without distortion, as floats in [-1, 1].
+) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """Fits an image into a black square without distortion.
 
     Raises:
         TypeError: The image is not uint8.
 
     >>> resize_with_pad(np.full((2, 4, 3), 255, np.uint8), 4)[:, 0, 0].tolist()
-    [-1.0, 1.0, 1.0, -1.0]
+    [0, 255, 255, 0]
     """
     if image.dtype != np.uint8:
         raise TypeError(
@@ -27,16 +27,21 @@ def resize_with_pad(
         resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
         image = np.asarray(resized)
     if height == width:
-        result = image.astype(np.float32)
-    else:
-        top, left = (size - height) // 2, (size - width) // 2
-        result = np.zeros((size, size, 3), np.float32)
-        result[top : top + height, left : left + width] = image
+        return image
+    top, left = (size - height) // 2, (size - width) // 2
+    result = np.zeros((size, size, 3), np.uint8)
+    result[top : top + height, left : left + width] = image
+    return result
+
+
+def to_floats(image: UInt8[np.ndarray, "*b h w 3"]) -> Float[np.ndarray, "*b h w 3"]:
+    """Returns the numbers that the model sees, float32 in [-1, 1]."""
+    result = image.astype(np.float32)
     result /= 127.5
     result -= 1
     return result
 
 
-def black_image(size: int) -> Float[np.ndarray, "{size} {size} 3"]:
+def black_image(size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
     """Returns the image of a camera that the robot does not have."""
-    return np.full((size, size, 3), -1, np.float32)
+    return np.zeros((size, size, 3), np.uint8)

@@ -123,6 +123,39 @@ class Pi0(TimeAndTask):
         loss = jnp.mean(jnp.square(velocity - (noise - target)), axis=-1)
         return loss.reshape(*batch, loss.shape[-1])
 
+    def squared_errors(
+        self,
+        observation: Observation,
+        actions: Float[ArrayLike, "b h d"],
+        noise: Float[ArrayLike, "b h d"],
+        time: Float[ArrayLike, " b"],
+        *,
+        frozen_prefix: bool = False,
+    ) -> Float[Array, "b h d"]:
+        """Returns the square of each number of `velocity - (noise - actions)`, for training loops.
+
+        Args:
+            observation: A batch with one leading axis.
+            actions: Normalized.
+            noise: Normal noise.
+            time: 0 for the actions, 1 for the noise.
+            frozen_prefix: Whether nothing that encodes images and prompt is trained. The prefix is
+                then computed forwards only, and nothing of it is kept for the gradient.
+
+        Raises:
+            ValueError, TypeError: See `velocity`.
+        """
+        batch = self._check(observation, actions=actions, noise=noise)
+        observation, target, noise, t = self._flatten(batch, observation, actions, noise, time)
+        x_t = t[:, None, None] * noise + (1 - t[:, None, None]) * target
+        if frozen_prefix:
+            # The prefix does not see the suffix, so that it can be computed before it.
+            condition = self.condition(t, observation.task_id)
+            velocity = self.denoiser(observation)(x_t, condition)
+        else:
+            velocity = self._velocity(observation, x_t, t)
+        return jnp.square(velocity - (noise - target))
+
     def _velocity(
         self, observation: Observation, x_t: Array, time: Array, dropout_rng: Array | None = None
     ) -> Array:

@@ -108,7 +108,8 @@ class Tokenizer:
 
         Args:
             prompt: What to do.
-            state: Normalized to [-1, 1] and not padded; only needed with `discrete_state`.
+            state: Normalized to [-1, 1] and not padded; only needed with `discrete_state`. NaN
+                stands for a hidden number, which becomes `*`.
             task_id: The model's task id; only needed with `task_prefix`. `NULL_TASK` has no prefix.
 
         Warns:
@@ -142,7 +143,9 @@ class Tokenizer:
             raise ValueError(
                 "no state is given, but the prompt of π0.5 contains it: pass state, normalized"
             )
-        numbers = " ".join(map(str, discretize(state).tolist()))
+        hidden = np.isnan(state)
+        bins = discretize(np.where(hidden, 0, state)).tolist()
+        numbers = " ".join("*" if h else str(n) for n, h in zip(bins, hidden, strict=True))
         return f"Task: {text}, State: {numbers};\nAction: "
 
     def _prefix(self, task_id: int | np.integer | None) -> str:

@@ -10,22 +10,37 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import ArrayLike, Float
+from jaxtyping import ArrayLike, Float, UInt8
 
 from examples.lerobot import Frames
 from examples.lerobot.stats import Mode, Stats, normalize, unnormalize
 from examples.pi0.config import Pi0Config
-from examples.pi0.images import black_image, resize_with_pad
+from examples.pi0.images import black_image, resize_with_pad, to_floats
 from examples.pi0.observation import Observation
 from examples.pi0.tokenizer import Tokenizer
 from taskcond import ExtractTaskID
 
 Cameras = Mapping[str, str | None]
 """The dataset's camera for each of the model's, or `None` if the robot has no such camera."""
+
+
+class Place(NamedTuple):
+    """A part of the dataset's state that the model sees.
+
+    Attributes:
+        first: The first dimension.
+        stop: The dimension after the last.
+        is_sum: Whether the model sees the sum of the dimensions, such as the width of a gripper
+            with two fingers.
+    """
+
+    first: int
+    stop: int
+    is_sum: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +60,11 @@ class FrameTransform:
         id_map: `{task_index: the model's task id}`, see `TaskVocabulary.id_map`. With `None`, the
             frame's own `task_id` is taken, which `LeRobotData` has mapped by name.
         min_range: See `normalize`.
+        norm: How to normalize; `None` takes quantiles for π0.5, and mean and standard deviation for
+            π0.
+        places: The parts of the dataset's state that make the model's, in order; empty for all.
+        delta: For each dimension of the actions, whether the model's are relative to the state;
+            empty for none. The statistics must be those of the relative actions.
 
     Raises:
         ValueError: Settings do not fit together. The message lists every problem.
@@ -56,9 +76,15 @@ class FrameTransform:
     stats: Mapping[str, Stats]
     id_map: Mapping[int, int] | None = None
     min_range: float = 1e-2
+    norm: Mode | None = None
+    places: tuple[Place, ...] = ()
+    delta: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
-        _raise(_problems(self.config, self.tokenizer, self.cameras, self.stats))
+        _raise(
+            _problems(self.config, self.tokenizer, self.cameras, self.stats)
+            + _delta_problems(self.delta, self.stats)
+        )
 
     @classmethod
     def for_dataset(
@@ -82,7 +108,7 @@ class FrameTransform:
     @property
     def mode(self) -> Mode:
         """The way in which state and actions are normalized."""
-        return "quantile" if self.config.pi05 else "zscore"
+        return self.norm or ("quantile" if self.config.pi05 else "zscore")
 
     def __call__(self, frame: Mapping[str, Any]) -> dict[str, Any]:
         """Returns an example for training.
@@ -96,9 +122,20 @@ class FrameTransform:
         """
         return {
             "observation": self.observe(frame),
-            "actions": self._pad(self._normalize("actions", frame["actions"])),
+            "actions": self.actions(frame),
             "action_is_pad": frame["action_is_pad"],
         }
+
+    def actions(self, frame: Mapping[str, Any]) -> Float[np.ndarray, "h action_dim"]:
+        """Returns the model's actions of a frame: relative, normalized and zero-padded.
+
+        Raises:
+            ValueError: The actions have another size than the statistics.
+        """
+        actions = frame["actions"]
+        if any(self.delta):
+            actions = actions - _offset(self.delta, pick(frame["state"], self.places))
+        return self._pad(self._normalize("actions", actions))
 
     def observe(self, frame: Mapping[str, Any]) -> Observation:
         """Returns the observation of a frame, which needs no actions.
@@ -112,25 +149,62 @@ class FrameTransform:
             ValueError: The task id is out of range, or the state has another size than the
                 statistics.
         """
-        state = self._normalize("state", frame["state"])
+        inputs = self.inputs(frame)
+        images = {key: to_floats(image) for key, image in inputs.pop("images").items()}
+        return Observation(images=images, **inputs)
+
+    def inputs(self, frame: Mapping[str, Any], *, hide_state: bool = False) -> dict[str, Any]:
+        """Returns the fields of the observation of a frame; the images are bytes.
+
+        Args:
+            frame: See `observe`.
+            hide_state: Whether the model sees zeros in place of the state.
+
+        Raises:
+            KeyError, ValueError: See `observe`.
+        """
+        state = self._normalize("state", pick(frame["state"], self.places))
+        shown = np.full_like(state, np.nan) if hide_state else state
         task_id = self._task_id(frame)
-        tokens, tokens_mask = self.tokenizer(frame["task"], state, task_id)
+        tokens, tokens_mask = self.tokenizer(frame["task"], shown, task_id)
         keys = self.config.image_keys
-        images = {key: self._image(frame, self.cameras.get(key)) for key in keys}
-        masks = {key: np.asarray(self.cameras.get(key) is not None) for key in keys}
-        return Observation(images, masks, self._pad(state), tokens, tokens_mask, task_id)
+        return {
+            "images": {key: self._image(frame, self.cameras.get(key)) for key in keys},
+            "image_masks": {key: np.asarray(self.cameras.get(key) is not None) for key in keys},
+            "state": self._pad(np.zeros_like(state) if hide_state else state),
+            "tokenized_prompt": tokens,
+            "tokenized_prompt_mask": tokens_mask,
+            "task_id": task_id,
+        }
 
     def unnormalize_actions(
-        self, actions: Float[ArrayLike, "*b h action_dim"]
+        self,
+        actions: Float[ArrayLike, "*b h action_dim"],
+        state: Float[np.ndarray, "*b s"] | None = None,
     ) -> Float[np.ndarray, "*b h a"]:
-        """Returns the model's actions in the units and the size of the dataset's."""
+        """Returns the model's actions in the units and the size of the dataset's.
+
+        Args:
+            actions: The model's.
+            state: The frame's, not normalized; only needed if actions are relative to it.
+
+        Raises:
+            ValueError: The state is needed and missing.
+        """
         stats = self.stats["actions"]
-        values = np.asarray(actions)[..., : len(stats.mean)]
-        return unnormalize(values, stats, self.mode, min_range=self.min_range)
+        values = np.asarray(actions)[..., : stats.mean.shape[-1]]
+        result = unnormalize(values, stats, self.mode, min_range=self.min_range)
+        if not any(self.delta):
+            return result
+        if state is None:
+            raise ValueError(
+                "no state is given, but these actions are relative to it; pass the frame's state"
+            )
+        return result + _offset(self.delta, pick(np.asarray(state), self.places))[..., None, :]
 
     def _image(
         self, frame: Mapping[str, Any], camera: str | None
-    ) -> Float[np.ndarray, "size size 3"]:
+    ) -> UInt8[np.ndarray, "size size 3"]:
         if camera is None:
             return black_image(self.config.image_size)
         if camera not in frame["images"]:
@@ -142,10 +216,10 @@ class FrameTransform:
 
     def _normalize(self, name: str, values: Float[np.ndarray, "*b d"]) -> Float[np.ndarray, "*b d"]:
         stats = self.stats[name]
-        if values.shape[-1] != len(stats.mean):
+        if values.shape[-1] != stats.mean.shape[-1]:
             raise ValueError(
                 f"{name} has {values.shape[-1]} dimensions, but the statistics have "
-                f"{len(stats.mean)}; pass a frame of the robot that the statistics are of"
+                f"{stats.mean.shape[-1]}; pass a frame of the robot that the statistics are of"
             )
         normalized = normalize(values, stats, self.mode, min_range=self.min_range)
         return normalized.astype(np.float32, copy=False)
@@ -172,6 +246,40 @@ class FrameTransform:
         )
 
 
+def pick(state: Float[np.ndarray, "*b s"], places: Sequence[Place]) -> Float[np.ndarray, "*b n"]:
+    """Returns the parts of states that the model sees.
+
+    >>> pick(np.arange(6.0), [Place(4, 6, is_sum=True), Place(0, 2)]).tolist()
+    [9.0, 0.0, 1.0]
+    """
+    if not places:
+        return state
+    parts = [state[..., place.first : place.stop] for place in places]
+    summed = [
+        part.sum(-1, keepdims=True) if place.is_sum else part
+        for part, place in zip(parts, places, strict=True)
+    ]
+    return np.concatenate(summed, axis=-1)
+
+
+def _offset(delta: Sequence[bool], state: Float[np.ndarray, "*b s"]) -> Float[np.ndarray, "*b a"]:
+    """Returns what relative actions are relative to; zero for the absolute ones."""
+    return np.where(delta, state[..., : len(delta)], 0).astype(state.dtype)
+
+
+def _delta_problems(delta: Sequence[bool], stats: Mapping[str, Stats]) -> list[str]:
+    if not delta or {"state", "actions"} - set(stats):
+        return []
+    sizes = {name: stats[name].mean.shape[-1] for name in ("state", "actions")}
+    if len(delta) != sizes["actions"] or (any(delta) and sizes["state"] < len(delta)):
+        return [
+            f"delta says of {len(delta)} dimensions whether they are relative to the state, but "
+            f"actions have {sizes['actions']} and the state {sizes['state']}; give one for each "
+            "dimension of the actions, whose order must be that of the state"
+        ]
+    return []
+
+
 def _problems(
     config: Pi0Config, tokenizer: Tokenizer, cameras: Cameras, stats: Mapping[str, Stats]
 ) -> list[str]:
@@ -182,9 +290,9 @@ def _problems(
     for name in ("state", "actions"):
         if name not in stats:
             problems.append(f"no statistics of {name} are given, only of {sorted(stats)}; add them")
-        elif len(stats[name].mean) > config.action_dim:
+        elif stats[name].mean.shape[-1] > config.action_dim:
             problems.append(
-                f"{name} has {len(stats[name].mean)} dimensions, the model action_dim="
+                f"{name} has {stats[name].mean.shape[-1]} dimensions, the model action_dim="
                 f"{config.action_dim}; raise action_dim, or select fewer keys"
             )
     if tokenizer.vocab_size > config.vocab_size:

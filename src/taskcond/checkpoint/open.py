@@ -19,6 +19,7 @@ from taskcond.checkpoint.training import find_params
 from taskcond.trees import layout_name, plain_paths
 
 _ITEMS = ("params", "default")  # the directories in which trainers put the parameters of a step
+_ASSETS = "assets"  # the directory of a step in which trainers put small files
 _UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of what Orbax is still writing
 
 
@@ -184,7 +185,10 @@ def _table_name(path: str) -> str:
 
 
 def _conditioning(root: epath.Path, given: epath.Path) -> TaskConditioning | None:
-    """Reads the task conditioning beside the arrays; for `RUN/STEP/params` also from above."""
+    """Reads the task conditioning beside the arrays; for `RUN/STEP/params` also from above.
+
+    It may lie in `assets` of such a directory.
+    """
     places = [root if root.is_dir() else root.parent]
     while given in places[-1].parents:
         places.append(places[-1].parent)
@@ -192,10 +196,9 @@ def _conditioning(root: epath.Path, given: epath.Path) -> TaskConditioning | Non
         places.append(places[-1].parent)
     if places[-1].name.isdecimal():
         places.append(places[-1].parent)
-    for place in places:
-        if (place / FILE).exists():
-            check_regular([place / FILE])
-            with as_checkpoint_error(f"{place / FILE} is malformed"):
-                text = (place / FILE).read_text()
-                return TaskConditioning.from_json(text, str(place / FILE))
+    for file in (place / part / FILE for place in places for part in ("", _ASSETS)):
+        if file.exists():
+            check_regular([file])
+            with as_checkpoint_error(f"{file} is malformed"):
+                return TaskConditioning.from_json(file.read_text(), str(file))
     return None
