@@ -55,7 +55,7 @@ class Args:
 
 def main(args: Args) -> int:
     """Runs the episodes; returns the exit code."""
-    tasks, load = find_tasks(args.tasks), _find_function(args.actor)
+    tasks, load = find_tasks(args.tasks), find_function(args.actor)
     known = getattr(load(args.checkpoint), "vocabulary", ())
     if missing := [task.name for task in tasks if len(known) and task.name not in known]:
         raise SystemExit(
@@ -80,7 +80,12 @@ def main(args: Args) -> int:
     return 130 if partial else 0
 
 
-def _find_function(name: str) -> Callable[[Path], Actor]:
+def find_function(name: str) -> Callable[[Path], Actor]:
+    """Returns the function `module:function`.
+
+    Raises:
+        SystemExit: There is no such module or function.
+    """
     try:
         return pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
