@@ -74,14 +74,13 @@ class Args:
     seed: int = 0
 
 
-def main(args: Args, config: Pi0Config = CONFIG) -> None:
+def main(args: Args) -> None:
     """Trains and saves the policy."""
-    vocabulary = vocabulary_of(TEN)
-    data = LeRobotData(args.dataset, horizon=config.action_horizon, vocabulary=vocabulary)
-    tokenizer = train_tokenizer(args.out / _TOKENIZER, [PROMPT])
-    transform = FrameTransform.for_dataset(data, config, Tokenizer.for_config(config, tokenizer), {})
+    data = LeRobotData(args.dataset, horizon=CONFIG.action_horizon, vocabulary=vocabulary_of(TEN))
+    tokenizer = Tokenizer.for_config(CONFIG, train_tokenizer(args.out / _TOKENIZER, [PROMPT]))
+    transform = FrameTransform.for_dataset(data, CONFIG, tokenizer, {})
     frames = [transform({**data[i], "task": PROMPT}) for i in range(len(data))]
-    model = Pi0(config, rngs=nnx.Rngs(args.seed))
+    model = Pi0(CONFIG, rngs=nnx.Rngs(args.seed))
     fit(
         model,
         _loss,
@@ -94,11 +93,12 @@ def main(args: Args, config: Pi0Config = CONFIG) -> None:
     save_transform(transform, args.out)
     table = model.task_embeddings
     about = TaskConditioning(
-        config.num_tasks,
-        config.action_expert.width,
+        table.num_tasks,
+        CONFIG.action_expert.width,
         scale=table.scale,
         fusion=table.fusion,
-        vocabulary=vocabulary,
+        vocabulary=data.vocabulary,
+        frames_seen=tuple(data.task_frames.get(name, 0) for name in data.vocabulary),
     )
     params = nnx.state(model, nnx.Param)
     save_params(params, args.out / _PARAMS, conditioning=about, overwrite=True)
