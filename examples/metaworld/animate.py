@@ -20,7 +20,7 @@ import tyro
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-if sys.platform == "linux":
+if __name__ == "__main__" and sys.platform == "linux":
     os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo reads it when it is imported
 try:
     from examples.metaworld.film import EVERY, FilmedWorld

@@ -7,8 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-pytest.importorskip("metaworld")
-
 from examples.lerobot import Recording, write_dataset
 from examples.metaworld.rollout import Args as RolloutArgs
 from examples.metaworld.rollout import main as roll_out
