@@ -14,23 +14,13 @@ from flax import nnx
 from jaxtyping import Array
 
 from benchmarks.measuring.inputs import blank_observation
-from examples.pi0.model import GemmaConfig, Pi0, Pi0Config, SiglipConfig
+from examples.pi0.demo import tiny_config
+from examples.pi0.model import Pi0
 from taskcond.diagnostics import PolicyFunctions, diagnose
 
 NUM_TASKS, FRAMES, BATCH, DRAWS = 50, 500, 50, 4
 TRAINING_BATCH, STEPS = 32, 40
-_HEADS: dict[str, Any] = {"depth": 2, "num_heads": 4, "num_kv_heads": 1, "head_dim": 16}
-TINY = Pi0Config.small(  # the sizes of examples/pi0/demo.py
-    action_dim=8,
-    max_token_len=28,
-    image_size=28,
-    vocab_size=1024,
-    paligemma=GemmaConfig(width=64, mlp_dim=128, **_HEADS),
-    action_expert=GemmaConfig(width=64, mlp_dim=128, **_HEADS),
-    siglip=SiglipConfig(width=48, depth=1, mlp_dim=96, num_heads=4, patch_size=14),
-    image_keys=("base_0_rgb",),
-    num_tasks=NUM_TASKS,
-)
+TINY = tiny_config(action_dim=8, max_token_len=28, num_tasks=NUM_TASKS)
 
 
 def training_step_seconds() -> float:

@@ -25,7 +25,7 @@ if __name__ == "__main__" and sys.platform == "linux":
 try:
     from examples.metaworld.film import EVERY, FilmedWorld
 except Exception as error:  # of many kinds, when a library is missing
-    raise SystemExit(
+    raise (SystemExit if __name__ == "__main__" else ImportError)(
         f"MuJoCo cannot be imported for drawing: {error} "
         f"MUJOCO_GL is {os.environ.get('MUJOCO_GL')!r}. Install EGL, on Debian with "
         "apt install libegl1 libegl-mesa0 libgl1-mesa-dri, or set MUJOCO_GL to egl, osmesa or glfw."
@@ -104,7 +104,9 @@ def _title(episode: Episode) -> str:
     return episode.job.asked.name + mark
 
 
-def _beside(pictures: Sequence[Picture], titles: Sequence[str]) -> Picture:
+def _beside(
+    pictures: Sequence[Picture], titles: Sequence[str]
+) -> UInt8[np.ndarray, "page_h page_w 3"]:
     """Returns the pictures in rows, each with its title."""
     size = len(pictures[0])
     rows = -(-len(pictures) // _COLUMNS)

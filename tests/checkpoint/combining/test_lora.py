@@ -27,7 +27,7 @@ def close(actual, expected):
 
 def test_a_folded_lora_is_the_adapted_model(tmp_path):
     """Outputs of the plain model with folded weights, against the golden ones of the adapted."""
-    pytest.importorskip("dm_pix", reason="needs the extra examples")
+    pytest.importorskip("sentencepiece", reason="needs the extra examples")
     import jax
     from flax import nnx
 
