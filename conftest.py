@@ -14,7 +14,13 @@ EXTRAS = {
         "tests/integrations/test_pages.py",
         *(f"tests/support/{name}.py" for name in ("golden", "lerobot", "policies", "tiny_pi0")),
     ),
-    "metaworld": ("metaworld", "examples/metaworld", "tests/examples/metaworld"),
+    "metaworld": (
+        "metaworld",
+        "examples/metaworld",
+        "examples/pi0/metaworld.py",
+        "tests/examples/metaworld",
+        "tests/examples/pi0/test_metaworld.py",
+    ),
     "checkpoint": ("zstandard", "tests/checkpoint"),
 }
 """For each extra a module that it installs, and what needs it."""

@@ -295,9 +295,7 @@ def _write_meta(
     if is_v3:
         path = _place(meta, "episodes/chunk-000/file-000.parquet")
         pq.write_table(pa.Table.from_pylist(rows), path)
-        # LeRobot writes a pandas frame whose unnamed index is the name of the task.
-        columns = {"task_index": list(tasks.values()), "__index_level_0__": list(tasks)}
-        pq.write_table(pa.table(columns), meta / "tasks.parquet")
+        pq.write_table(_tasks_table(tasks), meta / "tasks.parquet")
     else:
         _write_lines(meta / "episodes.jsonl", rows)
         task_rows = [{"task_index": index, "task": name} for name, index in tasks.items()]
@@ -307,6 +305,21 @@ def _write_meta(
         _write_lines(meta / "episodes_stats.jsonl", stats)
     else:
         _write_json(meta / "stats.json", _stats(recordings, quantiles=is_v3))
+
+
+def _tasks_table(tasks: dict[str, int]) -> pa.Table:
+    """Returns the pandas frame that LeRobot reads: its unnamed index is the name of the task."""
+    index = "__index_level_0__"
+    table = pa.table({"task_index": list(tasks.values()), index: list(tasks)})
+    columns = [
+        {"name": name, "field_name": field, "pandas_type": kind, "numpy_type": numpy}
+        for name, field, kind, numpy in (
+            ("task_index", "task_index", "int64", "int64"),
+            (None, index, "unicode", "object"),
+        )
+    ]
+    about = {"index_columns": [index], "column_indexes": [], "columns": columns}
+    return table.replace_schema_metadata({"pandas": json.dumps(about)})
 
 
 def _episode_rows(

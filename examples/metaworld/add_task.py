@@ -130,26 +130,31 @@ def main(args: Args) -> dict[str, Counts]:
     """Prints and saves, for each way, how often the new task and the old ones were done."""
     new = TEN if args.new == ("all",) else find_tasks(args.new)
     found: list[dict[str, Counts]] = []
+    interrupted = False
     with Pool(args.workers) as pool:
         if not args.data.exists():
             collect(args.data, TEN, 50, pool=pool)
-        for seed in args.seeds:
-            for task in new:
-                counts = _run(Case(args, task, seed, pool))
-                if pool.interrupted:
-                    break
-                found.append(counts)
+        try:
+            for seed in args.seeds:
+                for task in new:
+                    found.append(_run(Case(args, task, seed, pool)))
+        except KeyboardInterrupt:
+            interrupted = True
     totals = {
         name: Counts(*(sum(numbers) for numbers in zip(*(c[name] for c in found), strict=True)))
         for name in ("before", *WAYS)
         if found
     }
-    Console().print(_table(totals, len(found) * args.episodes, partial=pool.interrupted))
+    Console().print(_table(totals, len(found) * args.episodes, partial=interrupted))
     return totals
 
 
 def _run(case: Case) -> dict[str, Counts]:
-    """Returns the results of a case, from its file if it was finished by an earlier call."""
+    """Returns the results of a case, from its file if it was finished by an earlier call.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed; nothing is kept of this case.
+    """
     file, args = case.folder / "results.json", case.args
     settings = [args.base_steps, args.steps, args.episodes]
     if file.exists() and (kept := json.loads(file.read_text()))["settings"] == settings:
@@ -165,8 +170,6 @@ def _run(case: Case) -> dict[str, Counts]:
         _add(case, way, name, path, frames, is_new)
         after = _roll_out(case, path, case.old, name)
         learnt = _roll_out(case, path, (case.new,), name)
-        if case.pool.interrupted:
-            return counts
         counts[name] = Counts(asked_rate(learnt).hits, *_hits(after, before))
     partial = file.with_suffix(".partial")
     partial.write_text(json.dumps({"settings": settings, "counts": counts}))
@@ -177,7 +180,9 @@ def _run(case: Case) -> dict[str, Counts]:
 def _train_nine(case: Case, path: Path, frames: Frames) -> None:
     policy, seed = Policy(len(case.old), nnx.Rngs(case.seed)), case.seed
     label = f"nine, without {case.new.name}"
-    train(policy, frames, case.args.base_steps, use_tasks=True, seed=seed, label=label)
+    steps = case.args.base_steps
+    if train(policy, frames, steps, use_tasks=True, seed=seed, label=label) < steps:
+        raise KeyboardInterrupt
     save(policy, path, vocabulary_of(case.old), frames)
 
 
@@ -185,7 +190,7 @@ def _add(case: Case, way: Way, label: str, path: Path, frames: Frames, is_new: n
     vocabulary = vocabulary_of((*case.old, case.new))
     policy = Policy(len(vocabulary), nnx.Rngs(case.seed), own=way.own)
     load_into(policy, case.folder / "nine", vocabulary=vocabulary, new_rows="mean")
-    train(
+    done = train(
         policy,
         _mix(frames, is_new, way.old_share, case.seed),
         case.args.steps,
@@ -195,6 +200,8 @@ def _add(case: Case, way: Way, label: str, path: Path, frames: Frames, is_new: n
         label=label[:28],
         trainable=way.trainable,
     )
+    if done < case.args.steps:
+        raise KeyboardInterrupt
     save(policy, path, vocabulary, frames)
 
 
@@ -217,12 +224,15 @@ def _roll_out(case: Case, path: Path, tasks: tuple[Task, ...], label: str) -> li
         for task in tasks
         for episode in range(count)
     ]
-    return run_jobs(jobs, load_actor, path, pool=case.pool, seed=seed, label=label[:28])
+    episodes = run_jobs(jobs, load_actor, path, pool=case.pool, seed=seed, label=label[:28])
+    if case.pool.interrupted:
+        raise KeyboardInterrupt
+    return episodes
 
 
 def _hits(after: list[Episode], before: list[Episode]) -> tuple[int, int]:
     """Returns how many old episodes did their task, and how many went exactly as before."""
-    pairs = zip(after, before, strict=False)  # not all, after Ctrl-C
+    pairs = zip(after, before, strict=True)
     same = sum(np.array_equal(a.observations, b.observations) for a, b in pairs)
     return asked_rate(after).hits, same
 

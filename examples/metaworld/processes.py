@@ -59,7 +59,8 @@ class Pool:
                     progress.update(bar, completed=len(results))
             except KeyboardInterrupt:
                 self.interrupted = True
-                self.close()
+                for process in multiprocessing.active_children():
+                    process.terminate()
         return results
 
     def _run(self, function: Callable[[T], R], parts: Sequence[Sequence[T]]) -> Iterator[list[R]]:
@@ -68,9 +69,9 @@ class Pool:
         return self._executor.map(_call, [function] * len(parts), parts)
 
     def close(self) -> None:
-        """Ends the processes; jobs that have not started are dropped."""
+        """Waits for the jobs that run, drops the others, and ends the processes."""
         if self._executor is not None:
-            self._executor.shutdown(wait=False, cancel_futures=True)
+            self._executor.shutdown(cancel_futures=True)
 
     def __enter__(self) -> Pool:
         return self

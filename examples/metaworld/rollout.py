@@ -2,12 +2,16 @@
 
 python -m examples.metaworld.rollout runs/metaworld/conditioned --episodes 10
 python -m examples.metaworld.rollout CHECKPOINT --tasks "reach up" "push the puck forward"
+
+A policy of your own needs a function that loads it as an `Actor`: `--actor module:function`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import pkgutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,10 +19,9 @@ import tyro
 from rich.console import Console
 
 from examples.metaworld import pictures, report
-from examples.metaworld.episodes import Job, run_jobs
+from examples.metaworld.episodes import Actor, Job, run_jobs
 from examples.metaworld.processes import Pool
 from examples.metaworld.tasks import TEN, find_tasks
-from examples.metaworld.train import load_actor
 
 
 @dataclasses.dataclass
@@ -27,6 +30,9 @@ class Args:
 
     Attributes:
         checkpoint: The folder of the parameters.
+        actor: The function that loads the checkpoint, as `module:function`. It returns an
+            `examples.metaworld.episodes.Actor`; the tasks in its `vocabulary`, if it has one, are
+            those that it knows.
         tasks: Names of the tasks to ask for.
         episodes: The number of episodes of each task.
         told: Which id the policy gets: that of the asked task, that of the next task, or none.
@@ -37,6 +43,7 @@ class Args:
     """
 
     checkpoint: Annotated[Path, tyro.conf.Positional]
+    actor: str = "examples.metaworld.train:load_actor"
     tasks: tuple[str, ...] = tuple(task.name for task in TEN)
     episodes: int = 10
     told: Literal["right", "wrong", "none"] = "right"
@@ -48,8 +55,8 @@ class Args:
 
 def main(args: Args) -> int:
     """Runs the episodes; returns the exit code."""
-    tasks = find_tasks(args.tasks)
-    known = load_actor(args.checkpoint).vocabulary
+    tasks, load = find_tasks(args.tasks), find_function(args.actor)
+    known = getattr(load(args.checkpoint), "vocabulary", ())
     if missing := [task.name for task in tasks if len(known) and task.name not in known]:
         raise SystemExit(
             f"the checkpoint was not trained on {missing}. Its tasks are {list(known)}. "
@@ -62,7 +69,7 @@ def main(args: Args) -> int:
         for e in range(args.episodes)
     ]
     with Pool(args.workers) as pool:
-        episodes = run_jobs(jobs, load_actor, args.checkpoint, pool=pool, seed=args.seed)
+        episodes = run_jobs(jobs, load, args.checkpoint, pool=pool, seed=args.seed)
         partial = " (interrupted: partial)" if pool.interrupted else ""
     results = {f"{args.checkpoint.name}, {args.told} id{partial}": episodes}
     Console().print(report.results_table(results))
@@ -71,6 +78,21 @@ def main(args: Args) -> int:
     if args.plot:
         pictures.draw_confusion(results, args.plot)
     return 130 if partial else 0
+
+
+def find_function(name: str) -> Callable[[Path], Actor]:
+    """Returns the function `module:function`.
+
+    Raises:
+        SystemExit: There is no such module or function.
+    """
+    try:
+        return pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SystemExit(
+            f"there is no function {name!r}: {error}. Pass --actor module:function, with a module "
+            "that Python can import from here."
+        ) from error
 
 
 if __name__ == "__main__":

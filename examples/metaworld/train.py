@@ -48,8 +48,8 @@ def train(
     seed: int = 0,
     label: str = "training",
     trainable: type[nnx.Param] = nnx.Param,
-) -> None:
-    """Trains a policy in place.
+) -> int:
+    """Trains a policy in place; returns the number of steps, fewer than `steps` after Ctrl-C.
 
     Args:
         policy: The policy.
@@ -66,7 +66,7 @@ def train(
         return model.loss(key, batch, batch["task_id"] if use_tasks else None)
 
     policy.train()
-    fit(
+    done = fit(
         policy,
         loss,
         _batches(frames, seed),
@@ -78,6 +78,7 @@ def train(
         weight_decay=1e-4 if trainable is nnx.Param else 0.0,
     )
     policy.eval()
+    return done
 
 
 def _batches(frames: dict[str, np.ndarray], seed: int) -> Iterator[Batch]:

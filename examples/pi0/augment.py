@@ -130,7 +130,7 @@ def _recolor(rng: Array, images: Float[Array, "b h w 3"], amounts: Augmentation)
 
 def _saturation(factor: Float[Array, " b"]) -> Float[Array, "b 3 3"]:
     gray = np.tile(_LUMA, (3, 1))
-    return gray + factor[:, None, None] * (np.eye(3, dtype=np.float32) - gray)
+    return jnp.asarray(gray + factor[:, None, None] * (np.eye(3, dtype=np.float32) - gray))
 
 
 def _hue(angle: Float[Array, " b"]) -> Float[Array, "b 3 3"]:
@@ -138,7 +138,7 @@ def _hue(angle: Float[Array, " b"]) -> Float[Array, "b 3 3"]:
     sin, cos, one, zero = jnp.sin(angle), jnp.cos(angle), jnp.ones_like(angle), angle * 0
     rows = [[one, zero, zero], [zero, cos, -sin], [zero, sin, cos]]
     turn = jnp.moveaxis(jnp.array(rows), -1, 0)
-    return np.linalg.inv(_TO_YIQ) @ turn @ _TO_YIQ
+    return jnp.asarray(np.linalg.inv(_TO_YIQ)) @ turn @ jnp.asarray(_TO_YIQ)
 
 
 def _uniform(rng: Array, amount: float, *shape: int) -> Array:

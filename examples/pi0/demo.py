@@ -30,14 +30,23 @@ HORIZON = 16
 
 
 def make_config(data: LeRobotData, num_tasks: int) -> Pi0Config:
-    """Returns a π0.5 of about 200 000 parameters that sees the first camera of the dataset."""
+    """Returns a tiny π0.5 that fits the frames of a dataset."""
     frame = data[0]
+    return tiny_config(
+        action_dim=max(len(frame["state"]), frame["actions"].shape[-1]),
+        max_token_len=len(frame["state"]) + 20,  # a token for each number, and some for the words
+        num_tasks=num_tasks,
+    )
+
+
+def tiny_config(*, action_dim: int, max_token_len: int, num_tasks: int) -> Pi0Config:
+    """Returns a π0.5 of about 200 000 parameters that sees one camera; see `Pi0Config`."""
     heads: dict[str, Any] = {"depth": 2, "num_heads": 4, "num_kv_heads": 1, "head_dim": 16}
     return Pi0Config(
         dtype="float32",
-        action_dim=max(len(frame["state"]), frame["actions"].shape[-1]),
+        action_dim=action_dim,
         action_horizon=HORIZON,
-        max_token_len=len(frame["state"]) + 20,  # a token for each number, and some for the words
+        max_token_len=max_token_len,
         image_size=28,
         vocab_size=1024,
         paligemma=GemmaConfig(width=64, mlp_dim=128, **heads),

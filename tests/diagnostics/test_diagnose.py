@@ -1,6 +1,7 @@
 """diagnose: each way of spoiling a policy has its finding, and a healthy one has none."""
 
 import dataclasses
+import html
 import json
 
 import jax
@@ -247,6 +248,26 @@ def test_a_diagnosis_goes_to_json_and_repeats_itself(trained):
         "learning",
         "probe",
     }
+
+
+def test_a_notebook_shows_a_table_of_escaped_text(trained):
+    tags = tuple(f"<b>{name}</b>" for name in NAMES)
+    params = {**trained, PATH: trained[PATH].at[1].set(trained[PATH][0])}
+    table = table_report(params[PATH], names=tags)
+    diagnosis = examine(params, names=tags, prompts=NAMES, table=table)
+    lines = diagnosis._repr_html_().split("</tr>")
+    heads = "".join(
+        f"<th>{name}</th>" for name in ("finding", "what was measured", "what to change")
+    )
+    assert lines[0] == f"<p>{str(diagnosis).splitlines()[0]}</p><table><tr>{heads}"
+    results = (*diagnosis.findings, *diagnosis.passed)
+    assert [html.unescape(line.split("<td>")[2]) for line in lines[1:-1]] == [
+        f"{result.sentence}</td>" for result in results
+    ]
+    assert "<td>tasks not told apart</td>" in lines[1]
+    assert f"<td>no fault ({diagnosis.passed[-1].kind})</td>" in lines[-2]
+    assert "&lt;b&gt;wipe&lt;/b&gt;" in lines[1]
+    assert "<b>" not in "".join(lines)
 
 
 def test_only_what_is_offered_is_measured(trained):

@@ -7,6 +7,7 @@ from typing import Literal
 
 from taskcond.diagnostics.confusion import TaskConfusion
 from taskcond.diagnostics.effect import ActionEffect
+from taskcond.diagnostics.html import html_table
 from taskcond.diagnostics.learning import TableLearning
 from taskcond.diagnostics.numbers import known
 from taskcond.diagnostics.probe import ObservationProbe
@@ -24,6 +25,8 @@ Kind = Literal[
     "observation tells the task",
 ]
 """The kind of a finding."""
+
+_HEADER = ("finding", "what was measured", "what to change")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,13 +126,18 @@ class Diagnosis:
         }
 
     def __str__(self) -> str:
+        return "\n".join([self._head(), *(f"- {line}" for line in (*self.findings, *self.passed))])
+
+    def _repr_html_(self) -> str:
+        rows = [(each.kind, each.sentence, each.fix) for each in self.findings]
+        rows += [(f"no fault ({each.kind})", each.sentence, "") for each in self.passed]
+        return f"<p>{self._head()}</p>{html_table(_HEADER, rows)}"
+
+    def _head(self) -> str:
         count = len(self.findings)
-        head = (
-            f"The policy has {count} fault{'s' if count > 1 else ''}."
-            if count
-            else "No fault was found: the policy is healthy in all that was measured."
-        )
-        return "\n".join([head, *(f"- {line}" for line in (*self.findings, *self.passed))])
+        if not count:
+            return "No fault was found: the policy is healthy in all that was measured."
+        return f"The policy has {count} fault{'s' if count > 1 else ''}."
 
 
 def _fields(result: Finding | Passed) -> dict[str, object]:

@@ -18,6 +18,17 @@ def test_tasks_are_where_other_readers_look_for_them(tmp_path, version):
     assert TaskVocabulary.from_lerobot(root).names == ("wipe", "pour")
 
 
+def test_the_names_of_tasks_are_the_index_of_the_frame_that_pandas_reads(tmp_path):
+    x = np.zeros((3, 1), np.float32)
+    write_dataset(tmp_path / "data", [Recording(x, x, "wipe")], version="v3.0")
+    about = pq.read_schema(tmp_path / "data/meta/tasks.parquet").pandas_metadata
+    (index,) = about["index_columns"]
+    (column,) = (each for each in about["columns"] if each["field_name"] == index)
+    assert (column["name"], column["pandas_type"]) == (None, "unicode")
+    rows = pq.read_table(tmp_path / "data/meta/tasks.parquet").to_pylist()
+    assert rows == [{"task_index": 0, index: "wipe"}]
+
+
 def test_a_v3_file_holds_several_episodes_and_says_where_each_begins(tmp_path):
     x, images = np.zeros((6, 1)), np.zeros((6, 16, 16, 3), np.uint8)
     recordings = [Recording(x[:n], x[:n], "pour", {"cam": images[:n]}) for n in (4, 5, 6)]

@@ -83,3 +83,11 @@ def test_what_is_finished_is_not_done_again(tmp_path, monkeypatch):
             file.write_text(json.dumps({"settings": settings, "counts": counts}))
     totals = main(args)
     assert totals["the new row alone"] == (20, 180, 160)
+
+
+def test_a_case_that_ctrl_c_ends_is_not_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(add_task, "read", lambda data, vocabulary: frames(range(10)))
+    monkeypatch.setattr(add_task, "train", lambda *args, **kwargs: 7)  # of 4000 steps
+    assert main(Args(out=tmp_path, data=tmp_path, workers=0)) == {}
+    assert "(partial)" in " ".join(capsys.readouterr().out.split())
+    assert not list(tmp_path.iterdir())

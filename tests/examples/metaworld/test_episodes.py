@@ -1,6 +1,12 @@
 """Episodes: what a policy is told and does; a bad one stops with the step and the task."""
 
+import dataclasses
 import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,14 +104,55 @@ def test_a_saved_policy_acts_the_same_in_this_and_in_another_process(checkpoint)
 
 def test_a_checkpoint_of_other_tasks_is_refused_by_name(checkpoint):
     with pytest.raises(SystemExit, match=r"not trained on \['push the puck forward'\]. Its tasks"):
-        main(Args(checkpoint, ("reach up", "push the puck forward")))
+        main(Args(checkpoint, tasks=("reach up", "push the puck forward")))
     with pytest.raises(ValueError, match="did you mean 'reach up'"):
-        main(Args(checkpoint, ("reach upp",)))
+        main(Args(checkpoint, tasks=("reach upp",)))
+
+
+def load_reacher(path):
+    return Reacher()
+
+
+@pytest.mark.filterwarnings("ignore:Constant")
+def test_another_policy_is_loaded_by_the_function_that_is_named(checkpoint, tmp_path):
+    args = Args(checkpoint, f"{__name__}:load_reacher", ("reach up",), 1, workers=0)
+    assert main(dataclasses.replace(args, json=tmp_path / "results.json")) == 0
+    (results,) = json.loads((tmp_path / "results.json").read_text()).values()
+    assert results["asked"] == [1, 1]
+    for name in ("nowhere:load", "json:nothing", "no name"):
+        with pytest.raises(SystemExit, match=f"no function '{name}'.*module:function"):
+            main(Args(checkpoint, name))
+
+
+def test_ctrl_c_keeps_the_finished_episodes_and_shows_them_as_partial(checkpoint, tmp_path):
+    out = tmp_path / "results.json"
+    command = f"-m examples.metaworld.rollout {checkpoint} --episodes 300 --workers 1 --json {out}"
+    process = subprocess.Popen(
+        [sys.executable, *command.split(), "--tasks", "reach up"],
+        env={**os.environ, "FORCE_COLOR": "1", "PYTHONPATH": "src:."},  # progress, as in a terminal
+        cwd=Path(__file__).parents[3],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    seen = b""
+    while b"10/300" not in seen and (byte := process.stdout.read(1)):
+        seen += byte
+    process.send_signal(signal.SIGINT)
+    seen += process.communicate(timeout=40)[0]
+    assert process.returncode == 130, seen.decode()
+    assert "Traceback" not in seen.decode()
+    assert "(interrupted: partial)" in seen.decode()
+    ((name, results),) = json.loads(out.read_text()).items()
+    assert name == "params, right id (interrupted: partial)"
+    starts = [episode["start"] for episode in results["episodes"]]
+    assert 10 <= len(starts) < 300
+    assert starts == list(range(len(starts)))
 
 
 def test_the_command_writes_its_results(checkpoint, tmp_path, capsys):
     out = Args(
-        checkpoint, ("reach up",), episodes=1, told="none", workers=0,
+        checkpoint, tasks=("reach up",), episodes=1, told="none", workers=0,
         json=tmp_path / "results.json", plot=tmp_path / "matrix.png",
     )  # fmt: skip
     assert main(out) == 0
