@@ -10,6 +10,10 @@ DATA ?=
 WORKERS ?= 2
 NAMES ?=
 comma := ,
+ALL := checkpoint$(comma)metaworld$(comma)training$(comma)dev$(comma)docs
+
+# Compiling takes most of the tests' time. The middle set compiles as users do.
+FAST := XLA_FLAGS=--xla_backend_optimization_level=0
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-pi0 quickstart test test-middle test-oldest lint types format bench docs clean
@@ -29,13 +33,13 @@ define make_venv
 endef
 
 .venv/.done: pyproject.toml constraints/newest.txt
-	$(call make_venv,.venv,$(PYTHON),checkpoint$(comma)metaworld$(comma)dev$(comma)docs,constraints/newest.txt)
+	$(call make_venv,.venv,$(PYTHON),$(ALL),constraints/newest.txt)
 
 .venv-middle/.done: pyproject.toml constraints/middle.txt
 	$(call make_venv,.venv-middle,$(PYTHON_3_11),checkpoint$(comma)dev,constraints/middle.txt)
 
 .venv-oldest/.done: pyproject.toml constraints/oldest.txt
-	$(call make_venv,.venv-oldest,$(PYTHON_3_11),checkpoint$(comma)metaworld$(comma)dev$(comma)docs,constraints/oldest.txt)
+	$(call make_venv,.venv-oldest,$(PYTHON_3_11),$(ALL),constraints/oldest.txt)
 
 demo: .venv/.done  ## A robot that confuses ten tasks learns to do the one that it is told. In simulation.
 	.venv/bin/python -m examples.metaworld.demo
@@ -47,13 +51,13 @@ quickstart: .venv/.done  ## Train the policy of examples/quickstart.py without a
 	.venv/bin/python -m examples.quickstart $(if $(DATA),--data $(DATA))
 
 test: .venv/.done  ## Run the tests on the newest jax and flax that this Python allows.
-	.venv/bin/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(FAST) .venv/bin/python -m pytest -n $(WORKERS) --dist loadgroup
 
 test-middle: .venv-middle/.done  ## Run the library's tests on jax 0.7.2 and flax 0.11.2.
 	.venv-middle/bin/python -m pytest -n $(WORKERS) --dist loadgroup
 
 test-oldest: .venv-oldest/.done  ## Run the same tests on jax 0.5.3 and flax 0.10.2.
-	.venv-oldest/bin/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(FAST) .venv-oldest/bin/python -m pytest -n $(WORKERS) --dist loadgroup
 
 lint: .venv/.done  ## Check style, formatting, and the imports between packages.
 	.venv/bin/ruff check .

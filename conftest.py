@@ -18,8 +18,16 @@ EXTRAS = {
         "metaworld",
         "examples/metaworld",
         "examples/pi0/metaworld.py",
+        "examples/pi0/rollout.py",
         "tests/examples/metaworld",
         "tests/examples/pi0/test_metaworld.py",
+        "tests/examples/pi0/test_rollout.py",
+    ),
+    "training": (
+        "tensorboardX",
+        "examples/pi0/train.py",
+        "examples/pi0/training",
+        "tests/examples/pi0/training",
     ),
     "checkpoint": ("zstandard", "tests/checkpoint"),
 }

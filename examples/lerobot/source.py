@@ -187,7 +187,7 @@ class LeRobotData:
         return {**sizes, **steps, "cameras": cameras, "extra": extra}
 
     def places(self) -> Int[np.ndarray, "n 3"]:
-        """Returns `episode_index`, `frame_index` and `task_index` of each frame without reading it."""
+        """Returns `episode_index`, `frame_index` and `task_index` of each frame, unread."""
         rows = []
         for segment in self._segments:
             episode, start, length, task, shown = (int(segment[name]) for name in _FIELDS)

@@ -92,11 +92,8 @@ def main(args: Args) -> list[Episode]:
 def _open(size: int) -> FilmedWorld:
     try:
         return FilmedWorld(size)
-    except Exception as error:  # each way of drawing has its own
-        raise SystemExit(
-            f"MuJoCo cannot draw with MUJOCO_GL={os.environ.get('MUJOCO_GL')!r}: {error} Set it to "
-            "egl, osmesa or glfw, or install a driver, on Debian with apt install libgl1-mesa-dri."
-        ) from error
+    except RuntimeError as error:
+        raise SystemExit(str(error)) from error
 
 
 def _title(episode: Episode) -> str:

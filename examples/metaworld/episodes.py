@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
+from examples.metaworld.camera import Camera, policy_camera
 from examples.metaworld.processes import Pool
 from examples.metaworld.tasks import TEN, Task, done_task
-from examples.metaworld.world import ACTION_SIZE, World, draw_start
+from examples.metaworld.world import ACTION_SIZE, HAND_SIZE, World, draw_start
 
 EXECUTED = 8
 """The number of actions of a chunk that are executed before the policy is asked again."""
@@ -36,6 +37,38 @@ class Actor(Protocol):
             seed: The seed of the noise.
         """
         ...
+
+
+@runtime_checkable
+class SeeingActor(Protocol):
+    """A policy that sees the world on pictures instead of reading where the puck is.
+
+    Attributes:
+        picture_size: Pixels along the side of a picture.
+    """
+
+    picture_size: int
+
+    def act_on(
+        self,
+        picture: UInt8[np.ndarray, "size size 3"],
+        hand: Float[np.ndarray, "4"],
+        task: str | None,
+        seed: int,
+    ) -> Float[np.ndarray, "h 4"]:
+        """Returns a chunk of actions; see `Actor.act`.
+
+        Args:
+            picture: What the camera sees.
+            hand: The position of the hand, and the opening of the gripper.
+            task: The name of the task; `None` tells the robot nothing.
+            seed: The seed of the noise.
+        """
+        ...
+
+
+Loader = Callable[[Path], Actor | SeeingActor]
+"""Loads a checkpoint as a policy."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +102,22 @@ class Episode:
 
 
 def run_episode(
-    world: World, actor: Actor, job: Job, tasks: Sequence[Task] = TEN, seed: int = 0
+    world: World,
+    actor: Actor | SeeingActor,
+    job: Job,
+    tasks: Sequence[Task] = TEN,
+    seed: int = 0,
+    camera: Camera | None = None,
 ) -> Episode:
     """Runs one episode, until a task is done or `MAX_STEPS` have passed.
+
+    Args:
+        world: The world.
+        actor: The policy.
+        job: What to run.
+        tasks: The tasks that are looked for.
+        seed: The seed.
+        camera: The camera of a `SeeingActor`, see `policy_camera`.
 
     Raises:
         ValueError: The policy returns a chunk of another shape, or NaN.
@@ -80,7 +126,12 @@ def run_episode(
     told = None if job.told is None else job.told.name
     done = None
     while done is None and len(seen) <= MAX_STEPS:
-        chunk = actor.act(seen[-1], told, _draw(seed, job.start, len(seen)))
+        noise = _draw(seed, job.start, len(seen))
+        if camera is not None and isinstance(actor, SeeingActor):
+            chunk = actor.act_on(camera.picture(), seen[-1][:HAND_SIZE], told, noise)
+        else:
+            assert isinstance(actor, Actor)
+            chunk = actor.act(seen[-1], told, noise)
         _check(chunk, len(seen) - 1, job)
         for action in chunk[:EXECUTED]:
             seen.append(world.step(action))
@@ -92,7 +143,7 @@ def run_episode(
 
 def run_jobs(
     jobs: Sequence[Job],
-    load: Callable[[Path], Actor],
+    load: Loader,
     path: Path,
     *,
     pool: Pool,
@@ -115,10 +166,10 @@ def run_jobs(
     return pool.map(run, jobs, label)
 
 
-def _run(
-    job: Job, load: Callable[[Path], Actor], path: Path, tasks: tuple[Task, ...], seed: int
-) -> Episode:
-    return run_episode(_world(), _actor(load, path), job, tasks, seed)
+def _run(job: Job, load: Loader, path: Path, tasks: tuple[Task, ...], seed: int) -> Episode:
+    actor = _actor(load, path)
+    camera = _camera(actor.picture_size) if isinstance(actor, SeeingActor) else None
+    return run_episode(_world(), actor, job, tasks, seed, camera)
 
 
 @functools.cache
@@ -127,7 +178,12 @@ def _world() -> World:
 
 
 @functools.cache
-def _actor(load: Callable[[Path], Actor], path: Path) -> Actor:
+def _camera(size: int) -> Camera:
+    return policy_camera(_world(), size)
+
+
+@functools.cache
+def _actor(load: Loader, path: Path) -> Actor | SeeingActor:
     return load(path)
 
 

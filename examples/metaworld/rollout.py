@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import pkgutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,7 +18,7 @@ import tyro
 from rich.console import Console
 
 from examples.metaworld import pictures, report
-from examples.metaworld.episodes import Actor, Job, run_jobs
+from examples.metaworld.episodes import Job, Loader, run_jobs
 from examples.metaworld.processes import Pool
 from examples.metaworld.tasks import TEN, find_tasks
 
@@ -31,8 +30,8 @@ class Args:
     Attributes:
         checkpoint: The folder of the parameters.
         actor: The function that loads the checkpoint, as `module:function`. It returns an
-            `examples.metaworld.episodes.Actor`; the tasks in its `vocabulary`, if it has one, are
-            those that it knows.
+            `Actor` or a `SeeingActor` of `examples.metaworld.episodes`; the tasks in its
+            `vocabulary`, if it has one, are those that it knows.
         tasks: Names of the tasks to ask for.
         episodes: The number of episodes of each task.
         told: Which id the policy gets: that of the asked task, that of the next task, or none.
@@ -80,7 +79,7 @@ def main(args: Args) -> int:
     return 130 if partial else 0
 
 
-def find_function(name: str) -> Callable[[Path], Actor]:
+def find_function(name: str) -> Loader:
     """Returns the function `module:function`.
 
     Raises:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
 
@@ -14,6 +16,7 @@ except ImportError as error:
     ) from error
 
 STATE_SIZE = 7
+HAND_SIZE = 4
 ACTION_SIZE = 4
 _PUCK_LOW, _PUCK_HIGH = np.array([-0.1, 0.6]), np.array([0.1, 0.7])  # metres
 _PUCK_HEIGHT = 0.02
@@ -58,6 +61,16 @@ class World:
     def observation(self) -> Float[np.ndarray, "7"]:
         """The hand, the gripper and the puck."""
         return self.full_observation[:STATE_SIZE].astype(np.float32)
+
+    @property
+    def model(self) -> Any:
+        """MuJoCo's model of the scene."""
+        return self._env.model
+
+    @property
+    def data(self) -> Any:
+        """MuJoCo's state of the scene."""
+        return self._env.data
 
     def close(self) -> None:
         """Frees the simulator."""

@@ -15,7 +15,6 @@ from examples.lerobot import Frames
 from examples.pi0.training.order import WeightedOrder
 from examples.pi0.transform import FrameTransform
 
-
 Order = WeightedOrder | Int[np.ndarray, " n"]
 """Says of each example which frame it is of."""
 

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from examples.lerobot import Frames
 from examples.pi0.beside import find_beside
+from examples.pi0.blueprint import Blueprint
 from examples.pi0.training import b1k
-from examples.pi0.training.blueprint import Blueprint
 from examples.pi0.training.configs import TrainConfig
 from examples.pi0.training.data import (
     RunData,
@@ -26,7 +26,7 @@ from examples.pi0.training.data import (
     prepare,
 )
 from examples.pi0.training.devices import make_mesh, state_shardings
-from examples.pi0.training.download import fetch
+from examples.pi0.training.download import cached, fetch
 from examples.pi0.training.folder import check_folder
 from examples.pi0.training.groups import count_parts, frozen_paths, part_of
 from examples.pi0.training.statistics import narrow_dimensions
@@ -34,8 +34,6 @@ from examples.pi0.training.step import Trainer
 from examples.pi0.training.weights import fresh_paths, model_vocabulary, open_weights
 from taskcond import TaskVocabulary
 from taskcond.checkpoint import Checkpoint
-
-_REMOTE = ("gs://", "s3://")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,8 +183,7 @@ def _find_weights(config: TrainConfig, notes: list[str]) -> Checkpoint | None:
     path = config.weight_loader.params_path
     if path is None or config.resume:
         return None
-    is_remote = path.startswith(_REMOTE)
-    if config.dry_run and (is_remote or not Path(path).exists()):
+    if config.dry_run and not cached(path).exists():
         notes.append(f"The weights at {path} were not read: this is a dry run without them.")
         return None
     return open_weights(fetch(path))

@@ -35,6 +35,10 @@ def presets() -> dict[str, tuple[str, TrainConfig]]:
             "π0.5 on any LeRobot dataset, with low-rank updates.",
             _lora(),
         ),
+        "metaworld": (
+            "A small π0.5 that learns the ten tasks of examples.metaworld from pictures, on a CPU.",
+            _metaworld(),
+        ),
         "debug": ("A minute on a CPU: a tiny π0.5 on a dataset that it generates.", _debug()),
     }
     return {
@@ -113,6 +117,37 @@ def _lora() -> TrainConfig:
         ),
         freeze=("lora", "action_lora"),
         ema_decay=None,
+    )
+
+
+def _metaworld() -> TrainConfig:
+    expert = GemmaConfig(width=64, depth=4, mlp_dim=128, num_heads=4, num_kv_heads=1, head_dim=16)
+    return TrainConfig(
+        model=Pi0Config.small(
+            action_dim=4,
+            action_horizon=8,
+            max_token_len=20,
+            image_size=64,
+            vocab_size=1024,
+            paligemma=expert,
+            action_expert=expert,
+            siglip=SiglipConfig(width=96, depth=2, mlp_dim=192, num_heads=4, patch_size=16),
+            image_keys=("base_0_rgb",),
+            task_dropout_rate=0.1,
+        ),
+        data=DataConfig(
+            root=("runs/metaworld/pictures",),
+            prompt="do the task",
+            augmentation="none",
+            val_fraction=0.05,
+            num_workers=1,
+        ),
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+        ema_decay=0.999,
+        batch_size=64,
+        num_train_steps=30_000,
+        val_log_interval=2500,
+        save_interval=2500,
     )
 
 

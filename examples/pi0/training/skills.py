@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from examples.lerobot import Frames
 from examples.pi0.training import b1k
@@ -26,7 +26,7 @@ def boundary_weights(data: Frames, factor: float, window: int) -> Float[np.ndarr
         return np.ones(len(data))
     weights = []
     for part in data.parts:
-        near: dict[int, np.ndarray] = {}
+        near: dict[int, Bool[np.ndarray, " t"]] = {}
         for episode in part.episode_indices:
             length = len(part.vectors(episode)["actions"])
             skills = b1k.skills(part.root, episode)
@@ -45,7 +45,7 @@ class SkillPrompt:
         rate: How often the skill is the prompt.
     """
 
-    skills: Mapping[int, list[b1k.Skill]]
+    skills: Mapping[int, Sequence[b1k.Skill]]
     rate: float
 
     @classmethod

@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Int
 
 from examples.pi0.augment import Recipe
-from examples.pi0.training.blueprint import Blueprint, Params
+from examples.pi0.blueprint import Blueprint, Params
 from examples.pi0.training.configs import TrainConfig
 from examples.pi0.training.groups import has_frozen_prefix
 from examples.pi0.training.loss import Batch, Draw, draw, weighted_loss

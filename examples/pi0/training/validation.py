@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from examples.pi0.training.blueprint import Params
+from examples.pi0.blueprint import Params
 from examples.pi0.training.configs import LossConfig
 from examples.pi0.training.loss import Batch, draw, is_valid, observe
 from examples.pi0.training.step import Trainer, TrainState

@@ -26,7 +26,9 @@ def run(config):
 
 def content(folder, step):
     """All arrays of a checkpoint: parameters, optimizer and average."""
-    state = {f"state/{k}": v for k, v in flatten(load_params(folder / str(step) / "params")).items()}
+    state = {
+        f"state/{k}": v for k, v in flatten(load_params(folder / str(step) / "params")).items()
+    }
     whole = open_checkpoint(folder / str(step) / "train_state")
     for path, full in whole.everything.items():
         leaf = whole.store.leaves[full]
@@ -83,7 +85,9 @@ def test_a_run_that_is_stopped_and_resumed_equals_one_that_is_not(
     assert any("opt_state" in path for path in whole)
     for path, value in whole.items():
         np.testing.assert_array_equal(value, resumed[path], err_msg=path)
-    losses = [[r["loss"] for r in read_metrics(c.folder) if "loss" in r] for c in (finished, config)]
+    losses = [
+        [r["loss"] for r in read_metrics(c.folder) if "loss" in r] for c in (finished, config)
+    ]
     assert losses[0] == losses[1]
 
 
@@ -110,9 +114,13 @@ def test_foreign_files_are_not_deleted(make_config):
 
 def test_a_folder_belongs_to_one_process(make_config):
     config = make_config("locked")
-    with run_folder(config), pytest.raises(RuntimeError, match="in use by another process"):
-        with run_folder(dataclasses.replace(config, resume=True)):
-            pass
+    second = run_folder(dataclasses.replace(config, resume=True))
+    with (
+        run_folder(config),
+        pytest.raises(RuntimeError, match="in use by another process"),
+        second,
+    ):
+        raise AssertionError
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_frames(make_config, monkeypatch):

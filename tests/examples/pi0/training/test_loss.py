@@ -3,11 +3,11 @@
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
+from examples.pi0.model import Pi0
 from examples.pi0.training.configs import ActionGroup, LossConfig
 from examples.pi0.training.loss import draw, is_valid, loss_weights, weighted_loss
-from examples.pi0.model import Pi0
-from flax import nnx
 from tests.support.tiny_pi0 import observe, tiny
 
 
@@ -30,7 +30,11 @@ def batch_of(size=3, horizon=4, dim=5, dims=4, pad=2, seed=0):
     }
 
 
-GROUPS = (ActionGroup("base", 0, 2, 1.0), ActionGroup("arm", 2, 4, 2.0), ActionGroup("pad", 4, 5, 0.0))
+GROUPS = (
+    ActionGroup("base", 0, 2, 1.0),
+    ActionGroup("arm", 2, 4, 2.0),
+    ActionGroup("pad", 4, 5, 0.0),
+)
 
 
 def test_weights_by_motion_are_those_of_the_recipe():
@@ -86,8 +90,7 @@ def test_what_is_written_in_padding_changes_loss_and_gradient_only_without_a_mas
 
 
 def test_ids_are_dropped_at_their_rate():
-    batch = {k: v for k, v in batch_of(size=3).items()}
-    batch["task_id"] = np.array([0, 1, 2])
+    batch = {**batch_of(size=3), "task_id": np.array([0, 1, 2])}
     kept = draw(jax.random.key(0), batch, LossConfig(), dropout=0.0).observation.task_id
     gone = draw(jax.random.key(0), batch, LossConfig(), dropout=1.0).observation.task_id
     assert np.asarray(kept).tolist() == [0, 1, 2]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from examples.pi0.training.blueprint import Blueprint
+from examples.pi0.blueprint import Blueprint
 from examples.pi0.training.configs import OptimizerConfig, TrainConfig
 from examples.pi0.training.groups import frozen_paths
 from examples.pi0.training.step import Trainer
@@ -44,7 +44,9 @@ def test_parts_of_a_batch_make_the_step_of_the_whole():
     (whole, a), (parts, b) = results
     assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=1e-5)
     assert float(a["grad_norm"]) == pytest.approx(float(b["grad_norm"]), rel=1e-5)
-    for x, y in zip(jax.tree.leaves(whole.opt_state), jax.tree.leaves(parts.opt_state), strict=True):
+    for x, y in zip(
+        jax.tree.leaves(whole.opt_state), jax.tree.leaves(parts.opt_state), strict=True
+    ):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-7)
 
 
@@ -73,9 +75,7 @@ def test_only_what_is_not_frozen_changes():
         state.params["task_embeddings"]["embedding"]
     )
     assert moved.any(axis=1).tolist() == [True, True, False]
-    for old, new in zip(
-        jax.tree.leaves(state.frozen), jax.tree.leaves(after.frozen), strict=True
-    ):
+    for old, new in zip(jax.tree.leaves(state.frozen), jax.tree.leaves(after.frozen), strict=True):
         np.testing.assert_array_equal(old, new)
     assert after.seen.tolist() == [1, 1, 0]
 
@@ -83,8 +83,10 @@ def test_only_what_is_not_frozen_changes():
 def test_the_computation_is_in_bfloat16_and_the_trained_parameters_in_float32():
     made = trainer(("vision",), model={"dtype": "bfloat16"}, ema_decay=0.9)
     after = jax.eval_shape(made.step, made.shapes, batch_of(size=2))[0]
-    kinds = {name: {x.dtype for x in jax.tree.leaves(getattr(after, name))}
-             for name in ("params", "average", "frozen")}
+    kinds = {
+        name: {x.dtype for x in jax.tree.leaves(getattr(after, name))}
+        for name in ("params", "average", "frozen")
+    }
     assert kinds == {
         "params": {jnp.dtype("float32")},
         "average": {jnp.dtype("float32")},

@@ -3,10 +3,10 @@
 import io
 
 import pytest
+from rich.console import Console
 
 from examples.pi0 import train as command
 from examples.pi0.training.plan import make_plan, show_plan
-from rich.console import Console
 
 STAGE_1 = (
     "pi05_b1k_22_TASKS_oversample --exp_name=foundation_22tasks_with_task_emb --overwrite "
@@ -28,9 +28,7 @@ def shown(plan):
     return console.file.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("line", "batch", "rate"), [(STAGE_1, 256, 5e-5), (STAGE_2, 128, 5e-6)]
-)
+@pytest.mark.parametrize(("line", "batch", "rate"), [(STAGE_1, 256, 5e-5), (STAGE_2, 128, 5e-6)])
 def test_the_guides_commands_work_word_for_word(line, batch, rate, tmp_path):
     arguments = [*line.split(), "--dry_run", f"--runs_dir={tmp_path}"]
     config = command.parse(arguments)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from examples.pi0.blueprint import Blueprint
 from examples.pi0.model import Pi0
-from examples.pi0.training.blueprint import Blueprint
 from examples.pi0.training.devices import make_mesh, state_shardings
 from examples.pi0.training.weights import (
     fresh_paths,
@@ -49,9 +49,7 @@ def test_released_weights_lack_the_table_alone(tmp_path):
 
 def test_frozen_parameters_get_the_dtype_of_the_computation(tmp_path):
     released(tmp_path / "params", tiny())
-    found = load(
-        tmp_path / "params", tiny(dtype="bfloat16"), frozen={"time_mlp_in/kernel"}
-    )
+    found = load(tmp_path / "params", tiny(dtype="bfloat16"), frozen={"time_mlp_in/kernel"})
     assert found["time_mlp_in/kernel"].dtype == "bfloat16"
     assert found["time_mlp_out/kernel"].dtype == "float32"
 

@@ -1,0 +1,95 @@
+"""A trained policy, loaded from its checkpoint with all that belongs to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from examples.pi0.beside import find_beside, load_transform
+from examples.pi0.blueprint import Blueprint
+from examples.pi0.model import Observation, Pi0
+from examples.pi0.transform import FrameTransform
+from taskcond import NULL_TASK, TaskVocabulary
+from taskcond.checkpoint import TaskConditioning, load_params, open_checkpoint
+from taskcond.trees import flatten
+
+TOKENIZER, TRAIN_CONFIG = "tokenizer.model", "train_config.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """A π0 or π0.5 that is told tasks by name.
+
+    Attributes:
+        model: The model.
+        transform: Makes its inputs, and the robot's actions.
+        conditioning: What is known of the task table; `None` for a model without one.
+        prompt: The prompt of all tasks; `None` for the task's own name.
+    """
+
+    model: Pi0
+    transform: FrameTransform
+    conditioning: TaskConditioning | None
+    prompt: str | None
+
+    @property
+    def vocabulary(self) -> TaskVocabulary:
+        """The names of the table's rows; empty for a model without a table."""
+        known = self.conditioning and self.conditioning.vocabulary
+        return known or TaskVocabulary([])
+
+    def act(
+        self, frame: Mapping[str, Any], task: str | None, seed: int
+    ) -> Float[np.ndarray, "h a"]:
+        """Returns a chunk of the robot's actions.
+
+        Args:
+            frame: `state` and `images`, as `FrameTransform.observe` wants them.
+            task: The name of the task; `None` tells the policy none.
+            seed: The seed of the noise.
+
+        Raises:
+            ValueError: The table has no row for the task. The message names the nearest.
+        """
+        task_id = NULL_TASK if task is None or not self.vocabulary else self.vocabulary.id(task)
+        prompt = (task or "") if self.prompt is None else self.prompt
+        inputs = self.transform.observe({**frame, "task": prompt, "task_id": task_id})
+        batch = jax.tree.map(lambda value: jnp.asarray(value)[None], inputs)
+        actions = _sample(self.model, jax.random.key(seed), batch)
+        return self.transform.unnormalize_actions(actions, frame["state"][None])[0]
+
+
+def load_policy(path: str | Path) -> Policy:
+    """Loads a policy from a run's folder, a step of it, or its `params`.
+
+    Raises:
+        FileNotFoundError: The files that training leaves beside the parameters are not there.
+        CheckpointError: It is no checkpoint.
+    """
+    checkpoint = open_checkpoint(path)
+    folder = find_beside(Path(checkpoint.path), "inputs.json")
+    if folder is None or not (folder / TOKENIZER).exists():
+        raise FileNotFoundError(
+            f"{checkpoint.path} has no inputs.json and {TOKENIZER} beside it, which "
+            "examples.pi0.train saves in the folder assets. Copy that folder, too."
+        )
+    transform = load_transform(folder, folder / TOKENIZER)
+    settings = folder / TRAIN_CONFIG
+    about = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
+    model = Blueprint(transform.config).build(flatten(load_params(checkpoint.path)))
+    model.eval()
+    return Policy(model, transform, checkpoint.conditioning, about.get("data", {}).get("prompt"))
+
+
+@nnx.jit
+def _sample(model: Pi0, key: Array, observation: Observation) -> Float[Array, "b h d"]:
+    return model.sample_actions(key, observation)
