@@ -19,7 +19,7 @@ import jax
 import tyro
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-Name = Literal["overhead", "train_step", "sampling", "diagnose", "rollout", "checkpoints"]
+Name = Literal["overhead", "train_step", "sampling", "diagnose", "rollout", "loader", "checkpoints"]
 NAMES: tuple[Name, ...] = get_args(Name)
 _SECTION = re.compile(r"^## (\w+)\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 

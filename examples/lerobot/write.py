@@ -73,6 +73,7 @@ def write_dataset(
     codec: str = "libx264",
     chunks_size: int = 1000,
     episodes_per_file: int = 4,
+    keyframe_every: int | None = None,
     info: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes a LeRobot dataset, and returns its folder.
@@ -85,6 +86,9 @@ def write_dataset(
         codec: FFmpeg's name of the video encoder.
         chunks_size: The number of episodes in a folder, for v2.0 and v2.1.
         episodes_per_file: The number of episodes in a file, for v3.0.
+        keyframe_every: The number of frames from one key frame of a video to the next, as 2 in
+            LeRobot; by default the encoder's. A small one makes random access fast, and files
+            large.
         info: Entries that replace those of `info.json`, for instance path templates.
 
     Raises:
@@ -104,12 +108,16 @@ def write_dataset(
     _write_json(meta / "info.json", content)
     _write_meta(meta, recordings, files, tasks, version, fps)
     _write_data(root, content["data_path"], recordings, files, tasks, fps)
-    _write_videos(root, content["video_path"], recordings, files, fps, codec)
+    _write_videos(root, content["video_path"], recordings, files, fps, codec, keyframe_every)
     return root
 
 
 def write_video(
-    path: Path, images: UInt8[np.ndarray, "t height width 3"], fps: int, codec: str = "libx264"
+    path: Path,
+    images: UInt8[np.ndarray, "t height width 3"],
+    fps: int,
+    codec: str = "libx264",
+    keyframe_every: int | None = None,
 ) -> None:
     """Encodes RGB images as a video. Frame `i` is shown at `i / fps` seconds."""
     with _usual_priority(), av.open(str(path), "w") as container:
@@ -118,6 +126,8 @@ def write_video(
             raise ValueError(f"{codec} is not a video encoder. Pass one, for instance libx264.")
         stream.height, stream.width = images.shape[1:3]
         stream.pix_fmt = "yuv420p"
+        if keyframe_every is not None:
+            stream.gop_size = keyframe_every
         stream.codec_context.thread_count = 1  # for small images, threads cost more than they save
         for image in images:
             # Converted here and by one thread, so that every run gives the same bytes.
@@ -260,6 +270,7 @@ def _write_videos(
     files: Sequence[_File],
     fps: int,
     codec: str,
+    keyframe_every: int | None,
 ) -> None:
     # Recordings may share an array of images. It is encoded once, so that their videos are equal.
     encoded: dict[tuple[int, ...], tuple[Path, list[np.ndarray]]] = {}
@@ -271,7 +282,7 @@ def _write_videos(
             if key in encoded:
                 shutil.copyfile(encoded[key][0], path)
             else:
-                write_video(path, np.concatenate(images), fps, codec)
+                write_video(path, np.concatenate(images), fps, codec, keyframe_every)
                 encoded[key] = path, images  # kept alive, so that no other array gets the same id
 
 

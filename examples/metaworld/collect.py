@@ -102,7 +102,9 @@ def collect(
     recordings = pool.map(demonstrate_job, jobs, "demonstrations")
     if pool.interrupted:
         raise KeyboardInterrupt
-    return write_dataset(root, recordings, version="v3.0", fps=FPS, episodes_per_file=100)
+    return write_dataset(
+        root, recordings, version="v3.0", fps=FPS, episodes_per_file=100, keyframe_every=2
+    )
 
 
 def demonstrate(

@@ -41,13 +41,12 @@ class Actor(Protocol):
 
 @runtime_checkable
 class SeeingActor(Protocol):
-    """A policy that sees the world on pictures instead of reading where the puck is.
+    """A policy that sees the world on pictures instead of reading where the puck is."""
 
-    Attributes:
-        picture_size: Pixels along the side of a picture.
-    """
-
-    picture_size: int
+    @property
+    def picture_size(self) -> int:
+        """Pixels along the side of a picture."""
+        ...
 
     def act_on(
         self,

@@ -55,12 +55,12 @@ class SkillPrompt:
         Raises:
             ValueError: An episode has no annotations, or there are several datasets.
         """
-        if len(data.parts) > 1:
+        part, *others = data.parts
+        if others:
             raise ValueError(
                 "data.skill_prompt_rate is for a single dataset, as episodes are found by number; "
                 "pass one root, or set the rate to 0"
             )
-        part = data.parts[0]
         return cls({e: b1k.skills(part.root, e) for e in part.episode_indices}, rate)
 
     def __call__(self, frame: Mapping[str, Any], rng: np.random.Generator) -> str:

@@ -2,6 +2,7 @@
 
 import json
 
+import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -59,3 +60,13 @@ def test_info_counts_what_was_written(tmp_path):
     root = write_dataset(tmp_path / "data", [Recording(x, x, "a"), Recording(x, x, "b")])
     info = json.loads((root / "meta/info.json").read_text())
     assert (info["total_episodes"], info["total_frames"], info["total_tasks"]) == (2, 6, 2)
+
+
+def test_key_frames_come_as_often_as_asked(tmp_path):
+    x, images = np.zeros((12, 1), np.float32), np.zeros((12, 32, 32, 3), np.uint8)
+    recording = Recording(x, x, "wipe", {"top": images})
+    root = write_dataset(tmp_path / "data", [recording], keyframe_every=3)
+    (path,) = root.rglob("*.mp4")
+    with av.open(str(path)) as container:
+        keys = [frame.key_frame for frame in container.decode(video=0)]
+    assert [i for i, is_key in enumerate(keys) if is_key] == [0, 3, 6, 9]

@@ -1,11 +1,9 @@
 """Remote checkpoints: fetched once, resumed, checked, and shared with openpi's cache."""
 
-import importlib
 import os
 import socket
 
 import fsspec
-import numpy as np
 import pytest
 from gcp_storage_emulator.server import create_server
 
