@@ -31,11 +31,11 @@ from examples.lerobot import LeRobotData
 from examples.pi0.beside import find_beside, load_config, load_transform
 from examples.pi0.compare_tasks_report import Chunks, plot, table
 from examples.pi0.model import Pi0, Pi0Config
+from examples.pi0.policy import load_model
 from examples.pi0.tokenizer import Tokenizer
 from examples.pi0.transform import FrameTransform
-from taskcond import NULL_TASK, TaskVocabulary, merge_into
-from taskcond.checkpoint import Checkpoint, load_params, open_checkpoint
-from taskcond.trees import to_dict
+from taskcond import NULL_TASK, TaskVocabulary
+from taskcond.checkpoint import Checkpoint, open_checkpoint
 
 console = Console()
 
@@ -126,20 +126,6 @@ def run(args: Args) -> Chunks:
     return chunks
 
 
-def load_model(path: Path, config: Pi0Config) -> Pi0:
-    """Returns a model with a checkpoint's parameters, without holding any others in memory.
-
-    Raises:
-        MergeError: The parameters are not those of a model of this config.
-    """
-    # Dropout is only for training, and has the only state that is not in the checkpoint.
-    config = dataclasses.replace(config, task_dropout_rate=0.0)
-    model = nnx.eval_shape(lambda: Pi0(config, rngs=nnx.Rngs(0)))
-    like = to_dict(nnx.state(model, nnx.Param))
-    merge_into(model, load_params(path, like, scale=_scale(config)))
-    return model
-
-
 def sample_tasks(
     model: Pi0,
     transform: FrameTransform,
@@ -214,7 +200,7 @@ def find_config(args: Args, checkpoint: Checkpoint) -> tuple[Pi0Config, Path | N
         ValueError: There is no `--config`, and no config beside the checkpoint.
     """
     if args.config is None:
-        folder = find_beside(args.checkpoint, "inputs.json")
+        folder = find_beside(Path(checkpoint.root), "inputs.json")
         if folder is None:
             raise ValueError(
                 f"nothing beside {args.checkpoint} says what its config is; pass --config, one of "
@@ -249,7 +235,7 @@ def _find_vocabulary(
     """Returns the checkpoint's tasks; or the dataset's, if it has none and they are as many."""
     if checkpoint.conditioning is not None and checkpoint.conditioning.vocabulary is not None:
         return checkpoint.conditioning.vocabulary
-    folder = find_beside(args.checkpoint, "tasks.json")
+    folder = find_beside(Path(checkpoint.root), "tasks.json")
     if folder is not None:
         return TaskVocabulary.load(folder / "tasks.json")
     if len(data.vocabulary) != num_tasks:
@@ -283,10 +269,6 @@ def _name(task_id: int, vocabulary: TaskVocabulary | None) -> str:
     if task_id == NULL_TASK:
         return "no task"
     return f"task {task_id}" if vocabulary is None else vocabulary.names[task_id]
-
-
-def _scale(config: Pi0Config) -> float | None:
-    return config.task_embedding_scale if config.num_tasks else None
 
 
 if __name__ == "__main__":

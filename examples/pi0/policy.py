@@ -15,12 +15,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from examples.pi0.beside import find_beside, load_transform
-from examples.pi0.blueprint import Blueprint
-from examples.pi0.model import Observation, Pi0
+from examples.pi0.model import Observation, Pi0, Pi0Config
+from examples.pi0.tokenizer import StrPath
 from examples.pi0.transform import FrameTransform
-from taskcond import NULL_TASK, TaskVocabulary
+from taskcond import NULL_TASK, TaskVocabulary, merge_into
 from taskcond.checkpoint import TaskConditioning, load_params, open_checkpoint
-from taskcond.trees import flatten
+from taskcond.trees import to_dict
 
 TOKENIZER, TRAIN_CONFIG = "tokenizer.model", "train_config.json"
 
@@ -58,7 +58,7 @@ class Policy:
             seed: The seed of the noise.
 
         Raises:
-            ValueError: The table has no row for the task. The message names the nearest.
+            KeyError: The table has no row for the task. The message names the nearest.
         """
         task_id = NULL_TASK if task is None or not self.vocabulary else self.vocabulary.id(task)
         prompt = (task or "") if self.prompt is None else self.prompt
@@ -76,7 +76,7 @@ def load_policy(path: str | Path) -> Policy:
         CheckpointError: It is no checkpoint.
     """
     checkpoint = open_checkpoint(path)
-    folder = find_beside(Path(checkpoint.path), "inputs.json")
+    folder = find_beside(Path(checkpoint.root), "inputs.json")
     if folder is None or not (folder / TOKENIZER).exists():
         raise FileNotFoundError(
             f"{checkpoint.path} has no inputs.json and {TOKENIZER} beside it, which "
@@ -85,11 +85,29 @@ def load_policy(path: str | Path) -> Policy:
     transform = load_transform(folder, folder / TOKENIZER)
     settings = folder / TRAIN_CONFIG
     about = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
-    model = Blueprint(transform.config).build(flatten(load_params(checkpoint.path)))
+    model = load_model(checkpoint.path, transform.config)
     model.eval()
     return Policy(model, transform, checkpoint.conditioning, about.get("data", {}).get("prompt"))
+
+
+def load_model(path: StrPath, config: Pi0Config) -> Pi0:
+    """Returns a model with a checkpoint's parameters, without holding any others in memory.
+
+    Raises:
+        MergeError: The parameters are not those of a model of this config.
+    """
+    # Dropout is only for training, and has the only state that is not in the checkpoint.
+    config = dataclasses.replace(config, task_dropout_rate=0.0)
+    model = nnx.eval_shape(lambda: Pi0(config, rngs=nnx.Rngs(0)))
+    like = to_dict(nnx.state(model, nnx.Param))
+    merge_into(model, load_params(path, like, scale=_scale(config)))
+    return model
 
 
 @nnx.jit
 def _sample(model: Pi0, key: Array, observation: Observation) -> Float[Array, "b h d"]:
     return model.sample_actions(key, observation)
+
+
+def _scale(config: Pi0Config) -> float | None:
+    return config.task_embedding_scale if config.num_tasks else None

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from examples.pi0.blueprint import Blueprint, nest
+from examples.pi0.training.blueprint import Blueprint, nest
 from examples.pi0.training.step import TrainState
 from taskcond.trees import flatten
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import grain
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -54,7 +55,9 @@ class RunData:
     config: DataConfig
     seed: int
 
-    def train_batches(self, batch_size: int, *, first: int, last: int) -> Iterator[dict[str, Any]]:
+    def train_batches(
+        self, batch_size: int, *, first: int, last: int
+    ) -> grain.DatasetIterator[dict[str, Any]]:
         """Yields the batches of training from number `first` on, up to number `last`."""
         examples = Examples(
             self.train,

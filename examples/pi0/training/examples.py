@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, SupportsIndex
 
 import grain
@@ -86,8 +86,8 @@ class Examples:
 
 def batches(
     examples: Examples, batch_size: int, *, first: int = 0, num_workers: int = 0
-) -> Iterator[dict[str, Any]]:
-    """Yields batches from batch number `first` on, as a run that was never interrupted would.
+) -> grain.DatasetIterator[dict[str, Any]]:
+    """Returns the batches of a run from number `first` on. Close the iterator after use.
 
     Args:
         examples: The examples.

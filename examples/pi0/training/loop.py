@@ -130,7 +130,7 @@ def _loop(run: Run, state: TrainState, watchdog: Watchdog) -> TrainState:
     batches = run.data.train_batches(config.batch_size, first=first, last=config.num_train_steps)
     meter = _Meter(run)
     place = batch_sharding(run.plan.mesh)
-    with _stop_signal() as stopped:
+    with _stop_signal() as stopped, contextlib.closing(batches):
         if first == 0:
             watchdog.phase("validation before the first step")
             _validate(run, validation, state, 0, is_last=False)
@@ -244,7 +244,8 @@ def _validate(
     run: Run, validation: Validation, state: TrainState, done: int, *, is_last: bool
 ) -> None:
     values = validation.measure(state)
-    diagnosis = validation.diagnose(state, at_once=is_last)
+    # Before the first step a fresh table is not used, which is no finding.
+    diagnosis = validation.diagnose(state, at_once=is_last) if done else None
     if diagnosis is not None:
         confusion = diagnosis.measurements.confusion
         if confusion is not None:

@@ -90,4 +90,4 @@ def _labels(params: Any) -> Any:
 
 def norms(params: Any) -> Float[Array, ""]:
     """Returns the norm of all matrices, which openpi logs as `param_norm`."""
-    return optax.global_norm([x for x in flatten(params).values() if x.ndim > 1])
+    return optax.tree.norm([x for x in flatten(params).values() if x.ndim > 1])

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from examples.lerobot import Frames
 from examples.pi0.beside import find_beside
-from examples.pi0.blueprint import Blueprint
 from examples.pi0.training import b1k
+from examples.pi0.training.blueprint import Blueprint
 from examples.pi0.training.configs import TrainConfig
 from examples.pi0.training.data import (
     RunData,
@@ -211,7 +211,7 @@ def _prepare(
 ) -> RunData:
     beside = None
     if checkpoint is not None:
-        folder = find_beside(Path(checkpoint.path), "tokenizer.model")
+        folder = find_beside(Path(checkpoint.root), "tokenizer.model")
         beside = None if folder is None else folder / "tokenizer.model"
     tokenizer = find_tokenizer(config, list(data.vocabulary), beside)
     stats = dataset_stats(config, data)

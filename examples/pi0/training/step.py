@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Int
 
 from examples.pi0.augment import Recipe
-from examples.pi0.blueprint import Blueprint, Params
+from examples.pi0.training.blueprint import Blueprint, Params
 from examples.pi0.training.configs import TrainConfig
 from examples.pi0.training.groups import has_frozen_prefix
 from examples.pi0.training.loss import Batch, Draw, draw, weighted_loss
@@ -94,7 +94,7 @@ class Trainer:
             seen = seen.at[batch["task_id"]].add(1)
         metrics = {
             "loss": loss,
-            "grad_norm": optax.global_norm(gradients),
+            "grad_norm": optax.tree.norm(gradients),
             "param_norm": norms(params),
             "learning_rate": jnp.asarray(self.schedule(state.step)),
             "padded_share": jnp.mean(jnp.asarray(batch["action_is_pad"])),

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from examples.pi0.blueprint import Blueprint, nest
+from examples.pi0.training.blueprint import Blueprint, nest
 from examples.pi0.training.groups import TABLE
 from taskcond import TaskVocabulary, merge_params
 from taskcond.checkpoint import Checkpoint, load_params, open_checkpoint

@@ -17,8 +17,9 @@ from examples.comparison.cups import write_demo_dataset
 from examples.lerobot import LeRobotData
 from examples.pi0 import compare_tasks
 from examples.pi0.beside import load_transform, save_transform
-from examples.pi0.compare_tasks import Args, find_config, load_model, own_prompts, resolve_tasks
+from examples.pi0.compare_tasks import Args, find_config, own_prompts, resolve_tasks
 from examples.pi0.model import Pi0, Pi0Config
+from examples.pi0.policy import load_model
 from examples.pi0.tokenizer import Tokenizer, train_tokenizer
 from examples.pi0.transform import FrameTransform
 from taskcond import NULL_TASK, TaskVocabulary

@@ -6,6 +6,7 @@ pytest.importorskip("tensorboardX")
 
 from examples.comparison.cups import write_demo_dataset
 from examples.pi0.training.configs import DataConfig, OptimizerConfig, TrainConfig
+from tests.support.runs import run
 from tests.support.tiny_pi0 import tiny
 
 
@@ -45,6 +46,14 @@ def make_config(dataset, tmp_path_factory):
         return dataclasses.replace(TrainConfig(), **{**settings, **changes})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def finished(make_config, compiled_once):
+    """The settings of a run that has ended."""
+    config = make_config("finished", ema_decay=0.9)
+    assert run(config) == 6
+    return config
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from examples.pi0.blueprint import Blueprint
 from examples.pi0.config import GEMMA_2B, LoRAConfig, Pi0Config
+from examples.pi0.training.blueprint import Blueprint
 from examples.pi0.training.groups import count_parts, frozen_paths, has_frozen_prefix, part_of
 
 LORA = dataclasses.replace(GEMMA_2B, lora=LoRAConfig(32, 32.0))

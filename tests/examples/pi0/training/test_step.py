@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from examples.pi0.blueprint import Blueprint
+from examples.pi0.training.blueprint import Blueprint
 from examples.pi0.training.configs import OptimizerConfig, TrainConfig
 from examples.pi0.training.groups import frozen_paths
 from examples.pi0.training.step import Trainer

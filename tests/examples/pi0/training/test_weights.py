@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from examples.pi0.blueprint import Blueprint
 from examples.pi0.model import Pi0
+from examples.pi0.training.blueprint import Blueprint
 from examples.pi0.training.devices import make_mesh, state_shardings
 from examples.pi0.training.weights import (
     fresh_paths,
