@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from examples.lerobot.stats import load_stats, save_stats
+from examples.lerobot.stats import Mode, load_stats, save_stats
 from examples.pi0.config import Pi0Config
 from examples.pi0.tokenizer import StrPath, Tokenizer
 from examples.pi0.transform import FrameTransform, Place
@@ -38,6 +39,39 @@ def save_transform(transform: FrameTransform, folder: StrPath) -> None:
     save_stats(folder / "norm_stats.json", transform.stats)
 
 
+class Inputs(NamedTuple):
+    """The format of the model's inputs, as `inputs.json` has it.
+
+    Attributes:
+        cameras: The dataset's camera for each of the model's.
+        tokenizer: Arguments of `Tokenizer.for_config`.
+        min_range: See `FrameTransform`.
+        norm: See `FrameTransform`.
+        places: See `FrameTransform`.
+        delta: See `FrameTransform`.
+    """
+
+    cameras: dict[str, str | None]
+    tokenizer: dict[str, Any]
+    min_range: float
+    norm: Mode | None
+    places: tuple[Place, ...]
+    delta: tuple[bool, ...]
+
+
+def load_inputs(folder: Path) -> Inputs:
+    """Reads an `inputs.json`."""
+    inputs = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
+    return Inputs(
+        inputs["cameras"],
+        inputs["tokenizer"],
+        inputs["min_range"],
+        inputs.get("norm"),
+        tuple(Place(*place) for place in inputs.get("places", ())),
+        tuple(inputs.get("delta", ())),
+    )
+
+
 def load_transform(folder: StrPath, tokenizer_path: StrPath) -> FrameTransform:
     """Reads what `save_transform` wrote.
 
@@ -50,16 +84,16 @@ def load_transform(folder: StrPath, tokenizer_path: StrPath) -> FrameTransform:
     """
     folder = Path(folder)
     config = load_config(folder / "config.json")
-    inputs = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
+    inputs = load_inputs(folder)
     return FrameTransform(
         config,
-        Tokenizer.for_config(config, tokenizer_path, **inputs["tokenizer"]),
-        inputs["cameras"],
+        Tokenizer.for_config(config, tokenizer_path, **inputs.tokenizer),
+        inputs.cameras,
         load_stats(folder / "norm_stats.json"),
-        min_range=inputs["min_range"],
-        norm=inputs.get("norm"),
-        places=tuple(Place(*place) for place in inputs.get("places", ())),
-        delta=tuple(inputs.get("delta", ())),
+        min_range=inputs.min_range,
+        norm=inputs.norm,
+        places=inputs.places,
+        delta=inputs.delta,
     )
 
 

@@ -171,7 +171,7 @@ def _batches(
     return list(batches(examples, min(args.batch_size, len(positions))))
 
 
-def _counts(batches: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, int]:
+def _counts(batches: Sequence[Mapping[str, Any]], names: list[str]) -> dict[str, int]:
     ids = np.concatenate([np.asarray(batch["task_id"]) for batch in batches])
     return {names[i]: int((ids == i).sum()) for i in np.unique(ids).tolist()}
 

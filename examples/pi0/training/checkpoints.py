@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 
 from examples.pi0.training.blueprint import Blueprint, nest
 from examples.pi0.training.step import TrainState
+from taskcond.checkpoint import Checkpoint, open_checkpoint
 from taskcond.trees import flatten
 
 STATE, PARAMS, ASSETS = "train_state", "params", "assets"
@@ -156,6 +157,12 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, and frees the threads."""
         self._manager.close()
+
+
+def open_last(folder: Path) -> Checkpoint | None:
+    """Opens the parameters of the last complete checkpoint of a run, if there is one."""
+    steps = ocp.utils.checkpoint_steps(folder) if folder.exists() else []
+    return open_checkpoint(folder / str(max(steps)) / PARAMS) if steps else None
 
 
 def _saved_part(state: TrainState) -> dict[str, Any]:

@@ -18,7 +18,7 @@ Schedule = Literal["cosine", "constant", "rsqrt"]
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """What is trained on.
+    """Names what is trained on, and how it is read.
 
     Attributes:
         root: The folders of LeRobot datasets of one robot; several are mixed. `generated` makes a
@@ -46,6 +46,8 @@ class DataConfig:
             so on: `6 -1` means six relative ones and one absolute one.
         norm: How states and actions are normalized; `auto` takes quantiles for π0.5 and mean and
             standard deviation for π0.
+        stats: Whose statistics normalize: the dataset's, or those that lie beside the checkpoint;
+            `auto` takes the checkpoint's if it is of a run, because its weights know no other.
         per_step_stats: Whether each step of a chunk has its own statistics of actions.
         min_range: The smallest range of a dimension that is stretched to [-1, 1].
         augmentation: The recipe that changes images in training.
@@ -74,6 +76,7 @@ class DataConfig:
     state_dropout: float = 0.0
     delta: tuple[int, ...] = ()
     norm: Literal["auto", "quantile", "zscore"] = "auto"
+    stats: Literal["auto", "dataset", "checkpoint"] = "auto"
     per_step_stats: bool = False
     min_range: float = 1e-2
     augmentation: Literal["openpi", "b1k", "none"] = "openpi"
@@ -84,7 +87,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class WeightLoaderConfig:
-    """Where the weights come from.
+    """Names where the weights come from.
 
     Attributes:
         params_path: A released checkpoint, or an earlier run: its folder, a step, or `params`. It

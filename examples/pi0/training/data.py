@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 
 from examples.comparison.cups import write_demo_dataset
 from examples.lerobot import Frames, LeRobotData, mix
-from examples.lerobot.stats import Stats
+from examples.lerobot.stats import Stats, load_stats
+from examples.pi0.beside import Inputs, load_inputs
 from examples.pi0.config import Pi0Config
 from examples.pi0.tokenizer import Tokenizer, train_tokenizer
 from examples.pi0.training import b1k
@@ -199,6 +200,65 @@ def dataset_stats(config: TrainConfig, data: Frames) -> dict[str, Stats]:
     )
 
 
+def choose_stats(
+    config: TrainConfig, data: Frames, beside: Path | None, notes: list[str]
+) -> dict[str, Stats]:
+    """Returns the statistics that `data.stats` asks for.
+
+    Args:
+        config: The run's settings.
+        data: The training data.
+        beside: The folder that `save_transform` wrote for the checkpoint, if there is one.
+        notes: Gets a sentence about them.
+
+    Raises:
+        ValueError: The checkpoint has none, or normalizes in another way. The message lists all
+            that differs.
+    """
+    if config.data.stats == "dataset" or (config.data.stats == "auto" and beside is None):
+        notes.append("States and actions are normalized by the statistics of the dataset.")
+        return dataset_stats(config, data)
+    if beside is None:
+        raise ValueError(
+            "data.stats is checkpoint, but the weights have no inputs.json beside them. Pass "
+            "--data.stats dataset, or a run of examples.pi0.train as --weight_loader.params_path."
+        )
+    stats = load_stats(beside / "norm_stats.json")
+    if problems := _other_normalization(config, stats, load_inputs(beside)):
+        lines = "".join(f"\n  - {problem}" for problem in problems)
+        raise ValueError(
+            f"the checkpoint normalizes in another way than this run would:{lines}\nPass its "
+            "settings, or --data.stats dataset to begin with statistics of the dataset."
+        )
+    notes.append("States and actions are normalized by the statistics of the checkpoint.")
+    return stats
+
+
+def _other_normalization(config: TrainConfig, stats: dict[str, Stats], inputs: Inputs) -> list[str]:
+    about = config.data
+    norm = about.norm
+    if norm == "auto":
+        norm = "quantile" if config.model.pi05 else "zscore"
+    pairs = {
+        "data.norm": (inputs.norm, norm),
+        "data.min_range": (inputs.min_range, about.min_range),
+        "data.delta": (inputs.delta, delta_mask(about.delta)),
+        "places of the state": (inputs.places, state_places(about)),
+    }
+    problems = [
+        f"{name} is {old} in the checkpoint, and {new} here"
+        for name, (old, new) in pairs.items()
+        if old != new
+    ]
+    mean = stats["actions"].mean
+    if mean.ndim > 1 and len(mean) != config.model.action_horizon:
+        problems.append(
+            f"its statistics are of {len(mean)} steps of a chunk, but model.action_horizon is "
+            f"{config.model.action_horizon}"
+        )
+    return problems
+
+
 def state_places(config: DataConfig) -> tuple[Place, ...]:
     """Returns the parts of the dataset's state that the model sees; empty for all."""
     return tuple(b1k.STATE_PLACES) if config.layout == "b1k" else ()
@@ -218,13 +278,22 @@ def find_tokenizer(config: TrainConfig, names: Sequence[str], beside: Path | Non
     if config.data.tokenizer is not None:
         return str(fetch(config.data.tokenizer))
     if beside is not None:
-        return str(beside)
+        return str(_keep(config, beside))
     if config.model.vocab_size == _RELEASED_VOCABULARY:
         return str(fetch(_RELEASED_TOKENIZER))
     prompts = [*names, *([config.data.prompt] if config.data.prompt else [])]
     number = zlib.crc32("\n".join(prompts).encode())
     path = Path(config.runs_dir) / "tokenizers" / f"{number:08x}.model"
     return str(path if path.exists() else train_tokenizer(path, prompts))
+
+
+def _keep(config: TrainConfig, file: Path) -> Path:
+    """Copies the tokenizer of a checkpoint, which may be deleted while the run goes on."""
+    content = file.read_bytes()
+    path = Path(config.runs_dir) / "tokenizers" / f"{zlib.crc32(content):08x}.model"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
 
 
 def task_indices(data: Frames) -> Int[np.ndarray, " n"]:

@@ -72,7 +72,7 @@ class Evaluation:
         self,
         params: Params,
         frozen: Params,
-        frames_seen: Sequence[int] | None,
+        frames_seen: Sequence[int | None] | None,
         batches: Sequence[Batch],
     ) -> Diagnosis:
         """Says whether the ids are used.

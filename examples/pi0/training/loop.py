@@ -24,6 +24,7 @@ from examples.pi0.training.checkpoints import Checkpoints
 from examples.pi0.training.configs import CONFIG_FILE, to_json
 from examples.pi0.training.data import RunData
 from examples.pi0.training.devices import batch_sharding, state_shardings
+from examples.pi0.training.fingerprint import FINGERPRINT_FILE, fingerprint
 from examples.pi0.training.folder import run_folder
 from examples.pi0.training.log import RunLog, memory
 from examples.pi0.training.pictures import draw_batch
@@ -45,7 +46,7 @@ class DivergedError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the parts of the loop share.
+    """Holds what the parts of the loop share.
 
     Attributes:
         plan: The plan.
@@ -283,7 +284,7 @@ def assets(run: Run, state: TrainState) -> dict[str, bytes]:
         files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
     files[CONFIG_FILE] = to_json(plan.config).encode()
     files["tokenizer.model"] = Path(transform.tokenizer.path).read_bytes()
-    files["data.json"] = json.dumps({"frames": len(run.data.train)}).encode()
+    files[FINGERPRINT_FILE] = json.dumps(fingerprint(run.data.train)).encode()
     return files
 
 

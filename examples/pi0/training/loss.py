@@ -18,7 +18,7 @@ Batch = Mapping[str, Any]
 
 
 class Draw(NamedTuple):
-    """What the model sees of a batch, and what was drawn for it.
+    """Holds what the model sees of a batch, and what was drawn for it.
 
     Attributes:
         observation: The observations; images are augmented, and some ids are dropped.

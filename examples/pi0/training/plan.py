@@ -16,10 +16,11 @@ from examples.lerobot import Frames
 from examples.pi0.beside import find_beside
 from examples.pi0.training import b1k
 from examples.pi0.training.blueprint import Blueprint
+from examples.pi0.training.checkpoints import open_last
 from examples.pi0.training.configs import TrainConfig
 from examples.pi0.training.data import (
     RunData,
-    dataset_stats,
+    choose_stats,
     find_tokenizer,
     generate,
     open_datasets,
@@ -27,6 +28,7 @@ from examples.pi0.training.data import (
 )
 from examples.pi0.training.devices import make_mesh, state_shardings
 from examples.pi0.training.download import cached, fetch
+from examples.pi0.training.fingerprint import check_same_frames
 from examples.pi0.training.folder import check_folder
 from examples.pi0.training.groups import count_parts, frozen_paths, part_of
 from examples.pi0.training.statistics import narrow_dimensions
@@ -180,8 +182,12 @@ def _with_generated(config: TrainConfig) -> TrainConfig:
 
 
 def _find_weights(config: TrainConfig, notes: list[str]) -> Checkpoint | None:
+    if config.resume:
+        own = open_last(config.folder)
+        if own is not None:
+            return own
     path = config.weight_loader.params_path
-    if path is None or config.resume:
+    if path is None:
         return None
     if config.dry_run and not cached(path).exists():
         notes.append(f"The weights at {path} were not read: this is a dry run without them.")
@@ -209,14 +215,16 @@ def _shown(data: Frames) -> TaskVocabulary:
 def _prepare(
     config: TrainConfig, data: Frames, checkpoint: Checkpoint | None, notes: list[str]
 ) -> RunData:
-    beside = None
-    if checkpoint is not None:
-        folder = find_beside(Path(checkpoint.root), "tokenizer.model")
-        beside = None if folder is None else folder / "tokenizer.model"
+    root = None if checkpoint is None else Path(checkpoint.root)
+    folder = None if root is None else find_beside(root, "tokenizer.model")
+    beside = None if folder is None else folder / "tokenizer.model"
     tokenizer = find_tokenizer(config, list(data.vocabulary), beside)
-    stats = dataset_stats(config, data)
+    folder = None if root is None else find_beside(root, "inputs.json")
+    stats = choose_stats(config, data, folder, notes)
     notes += narrow_dimensions(stats, config.data.min_range)
     ready = prepare(config, data, config.model, stats, tokenizer)
+    if config.resume and folder is not None:
+        check_same_frames(ready.train, folder)
     if not ready.is_held_out:
         notes.append("No task has two episodes: validation uses the frames of training.")
     return ready

@@ -46,7 +46,7 @@ class TrainState(NamedTuple):
 
 
 class Trainer:
-    """What a step needs besides state and batch.
+    """Makes a step from a state and a batch.
 
     Args:
         config: The run's.
