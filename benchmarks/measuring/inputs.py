@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 
 from examples.pi0.model import Observation, Pi0Config
@@ -19,3 +22,24 @@ def blank_observation(config: Pi0Config, batch: int) -> Observation:
         tokenized_prompt_mask=jnp.ones((batch, config.max_token_len), bool),
         task_id=jnp.zeros(batch, jnp.int32) if config.num_tasks else None,
     )
+
+
+def blank_batch(config: Pi0Config, batch: int) -> dict[str, Any]:
+    """Returns the shapes of a batch of the trainer, see `examples.pi0.training.examples`."""
+    size, keys = config.image_size, config.image_keys
+    assert config.max_token_len is not None
+
+    def shape(*dims: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((batch, *dims), dtype)
+
+    return {
+        "images": {key: shape(size, size, 3, dtype=jnp.uint8) for key in keys},
+        "image_masks": {key: shape(dtype=bool) for key in keys},
+        "state": shape(config.action_dim),
+        "tokenized_prompt": shape(config.max_token_len, dtype=jnp.int32),
+        "tokenized_prompt_mask": shape(config.max_token_len, dtype=bool),
+        "task_id": shape(dtype=jnp.int32),
+        "actions": shape(config.action_horizon, config.action_dim),
+        "action_is_pad": shape(config.action_horizon, dtype=bool),
+        "action_dims": shape(dtype=jnp.int32),
+    }

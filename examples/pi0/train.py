@@ -10,6 +10,7 @@ them.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,7 +65,8 @@ def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
     console = Console()
     # As in openpi, so that a run that is started again does not compile again.
-    jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/jax").expanduser()))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/jax").expanduser()))
     try:
         config = parse(arguments)
         plan = make_plan(config)

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Int
 from rich.console import Console
 
 from examples.lerobot.stats import save_stats
@@ -35,7 +36,7 @@ from examples.pi0.training.validation import Validation, conditioning
 from examples.pi0.training.watchdog import Watchdog
 from examples.pi0.training.weights import load_weights
 
-_RECIPES: dict[str, Recipe | None] = {"openpi": OPENPI, "b1k": B1K, "none": None}
+RECIPES: dict[str, Recipe | None] = {"openpi": OPENPI, "b1k": B1K, "none": None}
 _SLOW_DATA = 0.2
 _BOUND = 20.0  # of normalized numbers; larger ones mean statistics of other data
 
@@ -74,7 +75,7 @@ def train(plan: Plan, console: Console) -> int:
         DivergedError: The loss is NaN or Inf. The last checkpoint is as before.
     """
     config = plan.config
-    trainer = Trainer(config, plan.blueprint, _RECIPES[config.data.augmentation])
+    trainer = Trainer(config, plan.blueprint, RECIPES[config.data.augmentation])
     shardings = state_shardings(plan.mesh, trainer.shapes)
     assert plan.data is not None
     with run_folder(config) as folder, Watchdog(config.stall_seconds) as watchdog:
@@ -116,7 +117,18 @@ def _begin(
         plan.checkpoint, plan.blueprint, places, plan.vocabulary, jax.random.key(config.seed)
     )
     trained, frozen = plan.blueprint.split(flat)
-    return jax.jit(trainer.start, out_shardings=shardings)(trained, frozen)
+    state = jax.jit(trainer.start, out_shardings=shardings)(trained, frozen)
+    return state._replace(seen=jax.device_put(_frames_seen(plan), shardings.seen))
+
+
+def _frames_seen(plan: Plan) -> Int[np.ndarray, " tasks"]:
+    """Returns the number of frames of each task in the training of the weights, 0 if unknown."""
+    about = None if plan.checkpoint is None else plan.checkpoint.conditioning
+    names = plan.vocabulary if plan.config.model.num_tasks else ()
+    if about is None or about.vocabulary is None or about.frames_seen is None:
+        return np.zeros(len(names), np.int32)
+    counts = dict(zip(about.vocabulary, about.frames_seen, strict=True))
+    return np.array([counts.get(name) or 0 for name in names], np.int32)
 
 
 def _loop(run: Run, state: TrainState, watchdog: Watchdog) -> TrainState:

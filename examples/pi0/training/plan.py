@@ -33,7 +33,12 @@ from examples.pi0.training.folder import check_folder
 from examples.pi0.training.groups import count_parts, frozen_paths, part_of
 from examples.pi0.training.statistics import narrow_dimensions
 from examples.pi0.training.step import Trainer
-from examples.pi0.training.weights import fresh_paths, model_vocabulary, open_weights
+from examples.pi0.training.weights import (
+    fresh_paths,
+    may_be_fresh,
+    model_vocabulary,
+    open_weights,
+)
 from taskcond import TaskVocabulary
 from taskcond.checkpoint import Checkpoint
 
@@ -98,7 +103,11 @@ def make_plan(config: TrainConfig) -> Plan:
 
 def show_plan(plan: Plan) -> Group:
     """Returns the plan for people to read."""
-    config, fresh = plan.config, fresh_paths(plan.blueprint, plan.checkpoint)
+    config = plan.config
+    is_unread = plan.checkpoint is None and config.weight_loader.params_path is not None
+    fresh = fresh_paths(plan.blueprint, plan.checkpoint)
+    if is_unread:
+        fresh = may_be_fresh(plan.blueprint)
     table = Table(title=f"plan of {config.preset or 'a custom run'}: {config.folder}")
     table.add_column("")
     table.add_column("")
@@ -123,7 +132,7 @@ def show_plan(plan: Plan) -> Group:
 
 
 def memory_per_device(plan: Plan) -> dict[str, int]:
-    """Returns the bytes that each device holds between steps, by kind, before anything is made."""
+    """Returns the bytes that each device holds, by kind, without activations; makes nothing."""
     shapes = Trainer(plan.config, plan.blueprint, None).shapes
     places = state_shardings(plan.mesh, shapes)
     result = {}
@@ -134,6 +143,7 @@ def memory_per_device(plan: Plan) -> dict[str, int]:
             getattr(places, name),
         )
         result[name] = sum(jax.tree.leaves(sizes))
+    result["gradients"] = result["params"]
     return result
 
 

@@ -28,7 +28,7 @@ class TrainState(NamedTuple):
         params: The trained parameters, in float32.
         opt_state: The state of the optimizer.
         average: The moving average of `params`, or `None`.
-        seen: For each task the number of frames in all batches.
+        seen: For each task the number of frames in all batches, also of earlier stages.
         frozen: The other parameters, in the dtype of the computation.
     """
 

@@ -136,6 +136,11 @@ def fresh_paths(blueprint: Blueprint, checkpoint: Checkpoint | None) -> list[str
     )
 
 
+def may_be_fresh(blueprint: Blueprint) -> list[str]:
+    """Returns the parameters that a checkpoint may lack."""
+    return [path for path in blueprint.shapes if _MAY_BE_FRESH.fullmatch(path)]
+
+
 def _draw(
     blueprint: Blueprint,
     shardings: Mapping[str, NamedSharding],

@@ -62,7 +62,8 @@ def compiled_once(tmp_path_factory):
     import jax
 
     old = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    yield
+    yield folder
     jax.config.update("jax_compilation_cache_dir", old)
