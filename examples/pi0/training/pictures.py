@@ -42,14 +42,14 @@ def draw_losses(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     losses = [(row["step"], row["loss"]) for row in rows if "loss" in row]
     if losses:
         left.plot(*zip(*losses, strict=True))
-    left.set(title="loss of training", xlabel="step")
+    left.set(title="loss of training", xlabel="step", yscale="log")
     found = [(row["step"], row.get("val_ema", row["val"])) for row in rows if "val" in row]
     names = found[-1][1] if found else {}
     for name in names:
         points = [(step, values[name]) for step, values in found if name in values]
         width = 3 if name == "all" else 1
         right.plot(*zip(*points, strict=True), label=name, linewidth=width, marker=".")
-    right.set(title="loss of validation, by task", xlabel="step")
+    right.set(title="loss of validation, by task", xlabel="step", yscale="log")
     if 0 < len(names) <= 12:
         right.legend(fontsize=7)
     figure.tight_layout()

@@ -5,9 +5,13 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
+import pytest
 
 from examples.pi0.training.configs import to_json
+from examples.pi0.training.devices import make_mesh
+from examples.pi0.training.plan import make_plan, memory_per_device
 
 CODE = """
 import dataclasses, json, sys
@@ -58,3 +62,29 @@ def test_losses_do_not_depend_on_the_devices(make_config, tmp_path):
     np.testing.assert_allclose(grid["losses"], one["losses"], rtol=1e-5)
     assert len(set(one["losses"])) == 4
     assert (one["share"], grid["share"]) == (1, 0.5)  # the largest array is split in two
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((6, 1, None), r"batch_size=6 does not divide by the 4 devices; the nearest .* 4 and 8"),
+        ((3, 1, None), r"the nearest that do are 4$"),
+        ((8, 3, None), r"fsdp_devices=3 does not divide the 4 devices; pass one of \[1, 2, 4\]"),
+        ((8, 1, 5), r"devices=5, but this machine has 4"),
+    ],
+)
+def test_numbers_that_do_not_divide_are_answered_with_those_that_do(
+    arguments, message, monkeypatch
+):
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices() * 4)
+    with pytest.raises(ValueError, match=message):
+        make_mesh(*arguments)
+
+
+def test_the_memory_of_a_device_is_known_before_anything_is_made(make_config):
+    plan = make_plan(make_config("planned", ema_decay=0.9))
+    size = 4 * sum(leaf.size for leaf in plan.blueprint.shapes.values())
+    found = memory_per_device(plan)
+    assert {found[name] for name in ("params", "average", "gradients")} == {size}
+    assert 2 * size <= found["opt_state"] < 2 * size + 100  # two moments, and counters
+    assert found["frozen"] == 0
