@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from examples.pi0.training.blueprint import Blueprint, nest
@@ -141,7 +142,7 @@ class Checkpoints:
             rest["params"] if shapes.average is not None else acting,
             rest["opt_state"],
             acting if shapes.average is not None else None,
-            rest["seen"],
+            rest.get("seen", jnp.zeros(shapes.seen.shape, shapes.seen.dtype)),
             frozen,
         )
 
@@ -167,7 +168,9 @@ def open_last(folder: Path) -> Checkpoint | None:
 
 def _saved_part(state: TrainState) -> dict[str, Any]:
     """Returns what `params` does not have already. Nothing is written twice."""
-    part: dict[str, Any] = {"step": state.step, "opt_state": state.opt_state, "seen": state.seen}
+    part: dict[str, Any] = {"step": state.step, "opt_state": state.opt_state}
+    if state.seen.size:  # Orbax refuses arrays without elements
+        part["seen"] = state.seen
     if state.average is not None:
         part["params"] = state.params
     return part

@@ -47,11 +47,11 @@ def draw_losses(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     names = found[-1][1] if found else {}
     for name in names:
         points = [(step, values[name]) for step, values in found if name in values]
-        width = 3 if name == "all" else 1
-        right.plot(*zip(*points, strict=True), label=name, linewidth=width, marker=".")
+        style = {"linewidth": 3, "color": "black"} if name == "all" else {"linewidth": 1}
+        right.plot(*zip(*points, strict=True), label=name, marker=".", **style)
     right.set(title="loss of validation, by task", xlabel="step", yscale="log")
     if 0 < len(names) <= 12:
-        right.legend(fontsize=7)
+        right.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
     plt.close(figure)
