@@ -28,6 +28,7 @@ EXTRAS = {
         "examples/pi0/train.py",
         "examples/pi0/training",
         "tests/examples/pi0/training",
+        *(f"tests/support/{name}.py" for name in ("b1k", "runs")),
     ),
     "checkpoint": ("zstandard", "tests/checkpoint"),
 }
