@@ -145,9 +145,9 @@ def _metaworld() -> TrainConfig:
         optimizer=OptimizerConfig(learning_rate=1e-3),
         ema_decay=0.999,
         batch_size=64,
-        num_train_steps=30_000,
-        val_log_interval=2500,
-        save_interval=2500,
+        num_train_steps=8000,
+        val_log_interval=2000,
+        save_interval=2000,
     )
 
 
