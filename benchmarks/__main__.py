@@ -19,7 +19,16 @@ import jax
 import tyro
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-Name = Literal["overhead", "train_step", "sampling", "diagnose", "rollout", "loader", "checkpoints"]
+Name = Literal[
+    "overhead",
+    "train_step",
+    "sampling",
+    "diagnose",
+    "rollout",
+    "loader",
+    "training",
+    "checkpoints",
+]
 NAMES: tuple[Name, ...] = get_args(Name)
 _SECTION = re.compile(r"^## (\w+)\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 

@@ -63,7 +63,7 @@ class Args:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What was measured.
+    """Holds what was measured.
 
     Attributes:
         losses: The loss of each task, and their mean as `all`.

@@ -111,6 +111,7 @@ class Checkpoints:
                 f"{free / 2**30:.1f} GiB left. Free some space and resume with --resume. The last "
                 f"checkpoint is that of step {self.last}."
             )
+        items = _own(items)
         self._manager.save(
             int(state.step),
             args=ocp.args.Composite(
@@ -135,8 +136,8 @@ class Checkpoints:
                 }
             ),
         )
-        acting, frozen = self._blueprint.split(flatten(result[PARAMS]["params"]))
-        rest = result[STATE]
+        acting, frozen = self._blueprint.split(flatten(_own(result[PARAMS]["params"])))
+        rest = _own(result[STATE])
         return TrainState(
             rest["step"],
             rest["params"] if shapes.average is not None else acting,
@@ -158,6 +159,17 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, and frees the threads."""
         self._manager.close()
+
+
+def _own(tree: Any) -> Any:
+    """Copies arrays where the processor computes.
+
+    There an array may share its memory with one of NumPy, which Orbax writes or has read, while the
+    next step already reuses the memory of its arguments.
+    """
+    if jax.default_backend() != "cpu":
+        return tree
+    return jax.block_until_ready(jax.tree.map(jnp.copy, tree))
 
 
 def open_last(folder: Path) -> Checkpoint | None:
