@@ -65,7 +65,8 @@ def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
     console = Console()
     # As in openpi, so that a run that is started again does not compile again.
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # Older releases of jax compute something else with what they read from it.
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and jax.__version_info__ >= (0, 6):
         jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/jax").expanduser()))
     try:
         config = parse(arguments)

@@ -61,6 +61,9 @@ def compiled_once(tmp_path_factory):
     """Keeps what is compiled, because several tests run the same training."""
     import jax
 
+    if jax.__version_info__ < (0, 6):  # there, what is read from the cache computes something else
+        yield ""
+        return
     old = jax.config.jax_compilation_cache_dir
     folder = str(tmp_path_factory.mktemp("compiled"))
     jax.config.update("jax_compilation_cache_dir", folder)
