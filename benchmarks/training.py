@@ -9,9 +9,9 @@ from typing import Any
 import jax
 
 from benchmarks.measuring.counting import Cost, cost
-from benchmarks.measuring.inputs import blank_batch
+from benchmarks.measuring.inputs import blank_batch, make_trainer
 from benchmarks.measuring.processes import run_python
-from benchmarks.measuring.tpu import DEVICES, TOPOLOGY, has_compiler, make_trainer
+from benchmarks.measuring.tpu import DEVICES, TOPOLOGY, has_compiler
 from examples.pi0.config import GemmaConfig, Pi0Config
 from examples.pi0.training.configs import TrainConfig
 

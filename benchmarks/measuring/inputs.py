@@ -1,4 +1,4 @@
-"""Blank inputs of π0, which cost as much as any others."""
+"""Blank inputs of π0, which cost as much as any others, and trainers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from examples.pi0.augment import RECIPES
 from examples.pi0.model import Observation, Pi0Config
+from examples.pi0.training.blueprint import Blueprint
+from examples.pi0.training.configs import TrainConfig
+from examples.pi0.training.groups import frozen_paths
+from examples.pi0.training.step import Trainer
 
 
 def blank_observation(config: Pi0Config, batch: int) -> Observation:
@@ -43,3 +48,10 @@ def blank_batch(config: Pi0Config, batch: int) -> dict[str, Any]:
         "action_is_pad": shape(config.action_horizon, dtype=bool),
         "action_dims": shape(dtype=jnp.int32),
     }
+
+
+def make_trainer(config: TrainConfig) -> Trainer:
+    """Returns the trainer of settings, as a run makes it."""
+    blueprint = Blueprint(config.model)
+    blueprint = blueprint.freeze(frozen_paths(blueprint.shapes, config.freeze))
+    return Trainer(config, blueprint, RECIPES[config.data.augmentation])

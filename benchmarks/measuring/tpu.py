@@ -54,7 +54,7 @@ def compile_step(preset: str, batch: int) -> dict[str, Any]:
     from jax.experimental import topologies
     from jax.sharding import Mesh
 
-    from benchmarks.measuring.inputs import blank_batch
+    from benchmarks.measuring.inputs import blank_batch, make_trainer
     from examples.pi0.training.devices import batch_sharding, state_shardings
     from examples.pi0.training.presets import presets
 
@@ -81,18 +81,6 @@ def compile_step(preset: str, batch: int) -> dict[str, Any]:
         "collectives": collections.Counter(_COLLECTIVE.findall(compiled.as_text() or "")),
         "seconds": time.monotonic() - begin,
     }
-
-
-def make_trainer(config: Any) -> Any:
-    """Returns the trainer of settings, as a run makes it."""
-    from examples.pi0.training.blueprint import Blueprint
-    from examples.pi0.training.groups import frozen_paths
-    from examples.pi0.training.loop import RECIPES
-    from examples.pi0.training.step import Trainer
-
-    blueprint = Blueprint(config.model)
-    blueprint = blueprint.freeze(frozen_paths(blueprint.shapes, config.freeze))
-    return Trainer(config, blueprint, RECIPES[config.data.augmentation])
 
 
 if __name__ == "__main__":

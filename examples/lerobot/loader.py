@@ -79,6 +79,14 @@ def make_loader(
     dataset = dataset.batch(batch_size, drop_remainder=True)
     if normalize_by is not None:
         dataset = dataset.map(_Normalize(data.norm_stats, normalize_by, min_range))
+    return read_ahead(dataset, num_workers)
+
+
+def read_ahead(dataset: grain.MapDataset[Any], num_workers: int) -> grain.IterDataset[Any]:
+    """Returns a dataset that reads ahead, in so many processes, or in threads for 0.
+
+    The result is the same for any number.
+    """
     threads = 1 if num_workers else 4
     loader = dataset.to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=2 * threads))
     if num_workers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from examples.metaworld.world import World
+from examples.metaworld.world import World, own_world
 
 mujoco: Any = importlib.import_module("mujoco")  # a type checker cannot look into it
 
@@ -63,11 +64,14 @@ class Camera:
         self._renderer.close()
 
 
-def policy_camera(world: World, size: int) -> Camera:
-    """Returns the camera of policies: it sees the whole table, and a bright puck.
+@functools.cache
+def own_camera(size: int) -> Camera:
+    """Returns the camera of policies in `own_world`: it is near the table, and the puck is bright.
 
-    A picture of `size=56` takes about 10 ms of a core where the processor draws.
+    Args:
+        size: Pixels along the side of a picture.
     """
+    world = own_world()
     puck = world.model.geom(_PUCK).id
     material = world.model.geom_matid[puck]
     world.model.mat_texid[material] = -1

@@ -23,10 +23,10 @@ from metaworld.policies import (
 )
 
 from examples.lerobot.write import Recording, write_dataset
-from examples.metaworld.camera import Camera, policy_camera
+from examples.metaworld.camera import Camera, own_camera
 from examples.metaworld.processes import Pool
 from examples.metaworld.tasks import HOLD_STEPS, TEN, Task
-from examples.metaworld.world import HAND_SIZE, World, draw_start
+from examples.metaworld.world import HAND_SIZE, World, draw_start, own_world
 
 FPS = 80
 CAMERA = "observation.images.front"
@@ -119,11 +119,12 @@ def demonstrate(
     """
     for _ in range(_TRIES):
         states, actions, pictures = _attempt(world, task, rng, camera)
-        if task.is_done(states) and camera is None:
+        if not task.is_done(states):
+            continue
+        if camera is None:
             return Recording(states[:-1], actions, task.name)
-        if task.is_done(states):
-            seen = {CAMERA: np.stack(pictures)}
-            return Recording(states[:-1, :HAND_SIZE], actions, task.name, seen)
+        seen = {CAMERA: np.stack(pictures)}
+        return Recording(states[:-1, :HAND_SIZE], actions, task.name, seen)
     raise RuntimeError(
         f"the expert failed {_TRIES} times at {task.name!r}. Move the goal to where the arm "
         "reaches."
@@ -150,20 +151,10 @@ def _attempt(
     return np.stack(states), np.stack(actions), pictures
 
 
-@functools.cache
-def _world() -> World:
-    return World()
-
-
-@functools.cache
-def _camera(size: int) -> Camera:
-    return policy_camera(_world(), size)
-
-
 def _demonstrate(job: tuple[Task, int, int], picture_size: int | None) -> Recording:
     task, seed, episode = job
-    camera = None if picture_size is None else _camera(picture_size)
-    return demonstrate(_world(), task, episode_rng(task, seed, episode), camera)
+    camera = None if picture_size is None else own_camera(picture_size)
+    return demonstrate(own_world(), task, episode_rng(task, seed, episode), camera)
 
 
 def episode_rng(task: Task, seed: int, episode: int) -> np.random.Generator:

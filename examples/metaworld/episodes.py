@@ -11,10 +11,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from examples.metaworld.camera import Camera, policy_camera
+from examples.metaworld.camera import Camera, own_camera
 from examples.metaworld.processes import Pool
 from examples.metaworld.tasks import TEN, Task, done_task
-from examples.metaworld.world import ACTION_SIZE, HAND_SIZE, World, draw_start
+from examples.metaworld.world import ACTION_SIZE, HAND_SIZE, World, draw_start, own_world
 
 EXECUTED = 8
 """The number of actions of a chunk that are executed before the policy is asked again."""
@@ -116,7 +116,7 @@ def run_episode(
         job: What to run.
         tasks: The tasks that are looked for.
         seed: The seed.
-        camera: The camera of a `SeeingActor`, see `policy_camera`.
+        camera: The camera of a `SeeingActor`, see `own_camera`.
 
     Raises:
         ValueError: The policy returns a chunk of another shape, or NaN.
@@ -167,18 +167,8 @@ def run_jobs(
 
 def _run(job: Job, load: Loader, path: Path, tasks: tuple[Task, ...], seed: int) -> Episode:
     actor = _actor(load, path)
-    camera = _camera(actor.picture_size) if isinstance(actor, SeeingActor) else None
-    return run_episode(_world(), actor, job, tasks, seed, camera)
-
-
-@functools.cache
-def _world() -> World:
-    return World()
-
-
-@functools.cache
-def _camera(size: int) -> Camera:
-    return policy_camera(_world(), size)
+    camera = own_camera(actor.picture_size) if isinstance(actor, SeeingActor) else None
+    return run_episode(own_world(), actor, job, tasks, seed, camera)
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -75,3 +76,9 @@ class World:
     def close(self) -> None:
         """Frees the simulator."""
         self._env.close()
+
+
+@functools.cache
+def own_world() -> World:
+    """Returns the world of this process, which is made once because that takes seconds."""
+    return World()

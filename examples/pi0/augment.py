@@ -57,6 +57,9 @@ B1K = Recipe(
 )
 """The recipe of the fork for BEHAVIOR-1K."""
 
+RECIPES: Mapping[str, Recipe | None] = {"openpi": OPENPI, "b1k": B1K, "none": None}
+"""The recipes by name; `None` leaves images as they are."""
+
 
 def augment(
     rng: Array, images: Mapping[str, Float[ArrayLike, "b h w 3"]], recipe: Recipe = OPENPI

@@ -17,11 +17,11 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
+from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
 from examples.lerobot import Frames
-from examples.pi0.beside import find_beside
 from examples.pi0.policy import Policy, load_policy
 from examples.pi0.training.blueprint import Blueprint, nest
 from examples.pi0.training.configs import CONFIG_FILE, TrainConfig, from_json
@@ -29,9 +29,8 @@ from examples.pi0.training.data import open_datasets, task_indices
 from examples.pi0.training.evaluation import Evaluation
 from examples.pi0.training.examples import Examples, TaskPrompt, batches
 from examples.pi0.training.order import stratified
-from taskcond.checkpoint import load_params, open_checkpoint
 from taskcond.diagnostics import Diagnosis
-from taskcond.trees import flatten
+from taskcond.trees import flatten, to_dict
 
 
 @dataclasses.dataclass
@@ -107,13 +106,13 @@ def measure(args: Args) -> Result:
         ValueError: Dataset and checkpoint do not fit together.
     """
     policy = load_policy(args.checkpoint)
-    config, about = _settings(args), policy.conditioning
+    config, about = _settings(args, policy), policy.conditioning
     vocabulary = policy.vocabulary or None
     data = open_datasets(config.data, config.model.action_horizon, vocabulary)
     names = list(data.vocabulary)
     measured = _batches(args, config, data, policy)
     evaluation = Evaluation(Blueprint(config.model), measured, names, args.seed)
-    params = nest(flatten(load_params(open_checkpoint(args.checkpoint).path)))
+    params = nest(flatten(to_dict(nnx.state(policy.model, nnx.Param))))
     diagnosis = None
     if about is not None and len(names) > 1:
         diagnosis = evaluation.diagnose(params, {}, about.frames_seen, measured)
@@ -141,20 +140,19 @@ def main(args: Args) -> int:
     return 0 if result.diagnosis is None or result.diagnosis.is_healthy else 1
 
 
-def _settings(args: Args) -> TrainConfig:
+def _settings(args: Args, policy: Policy) -> TrainConfig:
     """Returns the settings of the run, with the dataset that is measured.
 
     Raises:
         FileNotFoundError: The checkpoint is not of a run.
     """
-    path = Path(open_checkpoint(args.checkpoint).root)
-    folder = find_beside(path, CONFIG_FILE)
-    if folder is None:
+    file = policy.assets / CONFIG_FILE
+    if not file.exists():
         raise FileNotFoundError(
-            f"{path} has no {CONFIG_FILE} beside it, so that nobody knows which columns the policy "
-            "reads. Copy the folder assets of the run, too."
+            f"there is no {file}, so that nobody knows which columns the policy reads. Pass a run "
+            "of examples.pi0.train."
         )
-    config = from_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    config = from_json(file.read_text(encoding="utf-8"), str(file))
     data = dataclasses.replace(config.data, root=(args.dataset,), weights=(), tasks=args.tasks)
     return dataclasses.replace(config, data=data)
 

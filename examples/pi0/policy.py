@@ -17,12 +17,13 @@ from jaxtyping import Array, Float
 from examples.pi0.beside import find_beside, load_transform
 from examples.pi0.model import Observation, Pi0, Pi0Config
 from examples.pi0.tokenizer import StrPath
+from examples.pi0.training.configs import CONFIG_FILE
 from examples.pi0.transform import FrameTransform
 from taskcond import NULL_TASK, TaskVocabulary, merge_into
 from taskcond.checkpoint import TaskConditioning, load_params, open_checkpoint
 from taskcond.trees import to_dict
 
-TOKENIZER, TRAIN_CONFIG = "tokenizer.model", "train_config.json"
+TOKENIZER = "tokenizer.model"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +35,14 @@ class Policy:
         transform: Makes its inputs, and the robot's actions.
         conditioning: What is known of the task table; `None` for a model without one.
         prompt: The prompt of all tasks; `None` for the task's own name.
+        assets: The folder of the files that belong to the parameters.
     """
 
     model: Pi0
     transform: FrameTransform
     conditioning: TaskConditioning | None
     prompt: str | None
+    assets: Path
 
     @property
     def vocabulary(self) -> TaskVocabulary:
@@ -83,11 +86,11 @@ def load_policy(path: str | Path) -> Policy:
             "examples.pi0.train saves in the folder assets. Copy that folder, too."
         )
     transform = load_transform(folder, folder / TOKENIZER)
-    settings = folder / TRAIN_CONFIG
+    settings = folder / CONFIG_FILE
     about = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
     model = load_model(checkpoint.path, transform.config)
-    model.eval()
-    return Policy(model, transform, checkpoint.conditioning, about.get("data", {}).get("prompt"))
+    prompt = about.get("data", {}).get("prompt")
+    return Policy(model, transform, checkpoint.conditioning, prompt, folder)
 
 
 def load_model(path: StrPath, config: Pi0Config) -> Pi0:

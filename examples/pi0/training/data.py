@@ -79,11 +79,6 @@ class RunData:
         examples = Examples(self.val, self.transform, positions, len(positions), prompts)
         return list(batches(examples, size))
 
-    @property
-    def names(self) -> list[str]:
-        """The name of each frame's task."""
-        return task_names(self.train)
-
 
 def open_datasets(config: DataConfig, horizon: int, vocabulary: TaskVocabulary | None) -> Frames:
     """Opens the datasets, with the tasks of a vocabulary or their own.

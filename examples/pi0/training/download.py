@@ -74,11 +74,10 @@ class _Remote:
 
     def __init__(self, path: str):
         self._path = path
-        self._system = _file_system(urlsplit(path).scheme, urlsplit(path).netloc)
-        found = self._system.find(path, detail=True)
-        root = self._system._strip_protocol(path).rstrip("/")
+        self._system, root = _file_system(path)
+        found = self._system.find(root, detail=True)
         self._sizes = {
-            name.removeprefix(root).strip("/"): (name, int(about["size"]))
+            name.removeprefix(root.rstrip("/")).strip("/"): (name, int(about["size"]))
             for name, about in found.items()
             if not name.endswith("/")
         }
@@ -111,12 +110,14 @@ class _Remote:
             )
 
 
-def _file_system(scheme: str, bucket: str) -> Any:
+def _file_system(path: str) -> tuple[Any, str]:
+    """Returns the file system of a URL, and the path in it."""
+    scheme, bucket, *_ = urlsplit(path)
     # Otherwise gcsfs first asks for the kind of the bucket, which takes a minute where it may not.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     options = {"token": "anon"} if scheme == "gs" and bucket in _PUBLIC else {}
     try:
-        return fsspec.filesystem(scheme, **options)
+        return fsspec.url_to_fs(path, **options)
     except ImportError as error:
         library = _LIBRARIES[scheme]
         raise ImportError(

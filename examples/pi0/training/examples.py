@@ -8,10 +8,10 @@ from typing import Any, SupportsIndex
 
 import grain
 import numpy as np
-from absl import flags
 from jaxtyping import Int
 
 from examples.lerobot import Frames
+from examples.lerobot.loader import read_ahead
 from examples.pi0.training.order import WeightedOrder
 from examples.pi0.transform import FrameTransform
 
@@ -96,12 +96,4 @@ def batches(
         num_workers: The number of processes; 0 reads in threads. The batches are the same.
     """
     source = grain.MapDataset.source(examples)[first * batch_size :]
-    dataset = source.batch(batch_size, drop_remainder=True)
-    threads = 1 if num_workers else 4
-    loader = dataset.to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=2 * threads))
-    if num_workers:
-        # Grain's workers read absl's flags, which only absl.app.run would parse.
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()
-        loader = loader.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
-    return iter(loader)
+    return iter(read_ahead(source.batch(batch_size, drop_remainder=True), num_workers))

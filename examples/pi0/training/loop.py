@@ -19,7 +19,7 @@ from jaxtyping import Int
 from rich.console import Console
 
 from examples.lerobot.stats import save_stats
-from examples.pi0.augment import B1K, OPENPI, Recipe
+from examples.pi0.augment import RECIPES
 from examples.pi0.beside import save_transform
 from examples.pi0.training.checkpoints import Checkpoints
 from examples.pi0.training.configs import CONFIG_FILE, to_json
@@ -36,7 +36,6 @@ from examples.pi0.training.validation import Validation, conditioning
 from examples.pi0.training.watchdog import Watchdog
 from examples.pi0.training.weights import load_weights
 
-RECIPES: dict[str, Recipe | None] = {"openpi": OPENPI, "b1k": B1K, "none": None}
 _SLOW_DATA = 0.2
 _BOUND = 20.0  # of normalized numbers; larger ones mean statistics of other data
 
@@ -248,7 +247,8 @@ def _look_at(run: Run, batch: Mapping[str, Any]) -> None:
         if not largest <= _BOUND:
             raise ValueError(
                 f"the first batch has normalized {name} of {largest:.0f}. The statistics are those "
-                "of other data; compute them again."
+                "of other data, or a few numbers of the data are broken. Look at the dataset, or "
+                "normalize by its own statistics with --data.stats dataset."
             )
     draw_batch(batch, run.plan.config.folder / "first_batch.png")
 

@@ -88,6 +88,6 @@ def _labels(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(label, params)
 
 
-def norms(params: Any) -> Float[Array, ""]:
+def matrix_norm(params: Any) -> Float[Array, ""]:
     """Returns the norm of all matrices, which openpi logs as `param_norm`."""
     return optax.tree.norm([x for x in flatten(params).values() if x.ndim > 1])

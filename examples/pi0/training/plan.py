@@ -37,10 +37,9 @@ from examples.pi0.training.weights import (
     fresh_paths,
     may_be_fresh,
     model_vocabulary,
-    open_weights,
 )
 from taskcond import TaskVocabulary
-from taskcond.checkpoint import Checkpoint
+from taskcond.checkpoint import Checkpoint, open_checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +103,10 @@ def make_plan(config: TrainConfig) -> Plan:
 def show_plan(plan: Plan) -> Group:
     """Returns the plan for people to read."""
     config = plan.config
-    is_unread = plan.checkpoint is None and config.weight_loader.params_path is not None
-    fresh = fresh_paths(plan.blueprint, plan.checkpoint)
-    if is_unread:
+    if plan.checkpoint is None and config.weight_loader.params_path is not None:
         fresh = may_be_fresh(plan.blueprint)
+    else:
+        fresh = fresh_paths(plan.blueprint, plan.checkpoint)
     table = Table(title=f"plan of {config.preset or 'a custom run'}: {config.folder}")
     table.add_column("")
     table.add_column("")
@@ -150,11 +149,13 @@ def memory_per_device(plan: Plan) -> dict[str, int]:
 def _facts(plan: Plan) -> dict[str, str]:
     config, data = plan.config, plan.data
     names = [name for name in plan.vocabulary if not name.startswith("unused task ")]
-    source = config.weight_loader.params_path or "random weights"
+    source = config.weight_loader.params_path
+    if source is None or (config.resume and plan.checkpoint is not None):
+        weights = "random weights" if plan.checkpoint is None else plan.checkpoint.path
+    else:
+        weights = source if plan.checkpoint is not None else f"{source} (not read)"
     facts = {
-        "weights": f"{source}{'' if plan.checkpoint else ' (not read)'}"
-        if config.weight_loader.params_path
-        else source,
+        "weights": weights,
         "model": f"{'π0.5' if config.model.pi05 else 'π0'}, {config.model.action_horizon} actions "
         f"of {config.model.action_dim} numbers",
         "tasks": f"{config.model.num_tasks} rows, {len(names)} with names"
@@ -196,13 +197,14 @@ def _find_weights(config: TrainConfig, notes: list[str]) -> Checkpoint | None:
         own = open_last(config.folder)
         if own is not None:
             return own
+        notes.append("The run has no complete checkpoint, so that it begins anew.")
     path = config.weight_loader.params_path
     if path is None:
         return None
     if config.dry_run and not cached(path).exists():
         notes.append(f"The weights at {path} were not read: this is a dry run without them.")
         return None
-    return open_weights(fetch(path))
+    return open_checkpoint(fetch(path))
 
 
 def _find_data(

@@ -15,7 +15,12 @@ from examples.pi0.training.blueprint import Blueprint, Params
 from examples.pi0.training.configs import TrainConfig
 from examples.pi0.training.groups import has_frozen_prefix
 from examples.pi0.training.loss import Batch, Draw, draw, weighted_loss
-from examples.pi0.training.optimizer import make_optimizer, make_schedule, norms, update_average
+from examples.pi0.training.optimizer import (
+    make_optimizer,
+    make_schedule,
+    matrix_norm,
+    update_average,
+)
 
 Metrics = dict[str, Array]
 
@@ -95,7 +100,7 @@ class Trainer:
         metrics = {
             "loss": loss,
             "grad_norm": optax.tree.norm(gradients),
-            "param_norm": norms(params),
+            "param_norm": matrix_norm(params),
             "learning_rate": jnp.asarray(self.schedule(state.step)),
             "padded_share": jnp.mean(jnp.asarray(batch["action_is_pad"])),
         }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import faulthandler
 import sys
 import threading
-from types import TracebackType
 
 
 class Watchdog:
@@ -30,12 +29,7 @@ class Watchdog:
     def __enter__(self) -> Watchdog:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._timer is not None:
             self._timer.cancel()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from examples.pi0.training.blueprint import Blueprint, nest
 from examples.pi0.training.groups import TABLE
 from taskcond import TaskVocabulary, merge_params
-from taskcond.checkpoint import Checkpoint, load_params, open_checkpoint
+from taskcond.checkpoint import Checkpoint, load_params
 from taskcond.messages import describe_unknown
 from taskcond.trees import flatten
 
@@ -64,11 +63,6 @@ def model_vocabulary(
             f"Pass --model.num_tasks={len(names)}."
         )
     return TaskVocabulary([*names, *(f"{_RESERVED}{i}" for i in range(len(names), num_tasks))])
-
-
-def open_weights(path: str | Path) -> Checkpoint:
-    """Opens the checkpoint that a run starts from: a run's folder, a step, or `params`."""
-    return open_checkpoint(path)
 
 
 def load_weights(

@@ -12,10 +12,14 @@ from examples.pi0.training.weights import (
     fresh_paths,
     load_weights,
     model_vocabulary,
-    open_weights,
 )
 from taskcond import MergeError, TaskVocabulary
-from taskcond.checkpoint import CheckpointError, TaskConditioning, save_params
+from taskcond.checkpoint import (
+    CheckpointError,
+    TaskConditioning,
+    open_checkpoint,
+    save_params,
+)
 from taskcond.trees import flatten
 from tests.support.tiny_pi0 import TABLE, tiny
 
@@ -25,7 +29,7 @@ KEY = jax.random.key(7)
 def load(path, config, vocabulary=(), frozen=frozenset()):
     blueprint = Blueprint(config, frozenset(frozen))
     places = state_shardings(make_mesh(1, 1, 1), blueprint.shapes)
-    checkpoint = None if path is None else open_weights(path)
+    checkpoint = None if path is None else open_checkpoint(path)
     names = TaskVocabulary(vocabulary)
     return load_weights(checkpoint, blueprint, places, names, KEY)
 
@@ -41,7 +45,7 @@ def test_released_weights_lack_the_table_alone(tmp_path):
     config = tiny(num_tasks=3)
     found = load(tmp_path / "params", config, ["a", "b", "c"])
     blueprint = Blueprint(config)
-    assert fresh_paths(blueprint, open_weights(tmp_path / "params")) == [TABLE]
+    assert fresh_paths(blueprint, open_checkpoint(tmp_path / "params")) == [TABLE]
     for name, value in values.items():
         np.testing.assert_array_equal(found[name], value)
     assert np.abs(found[TABLE]).max() > 0
