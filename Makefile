@@ -13,7 +13,9 @@ comma := ,
 ALL := checkpoint$(comma)metaworld$(comma)training$(comma)dev$(comma)docs
 
 # Compiling takes most of the tests' time. The middle set compiles as users do.
-FAST := XLA_FLAGS=--xla_backend_optimization_level=0
+FAST := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+# A file's tests run in one process, which compiles once what they share.
+PYTEST := -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-pi0 quickstart test test-middle test-oldest lint types format bench docs clean
@@ -51,13 +53,13 @@ quickstart: .venv/.done  ## Train the policy of examples/quickstart.py without a
 	.venv/bin/python -m examples.quickstart $(if $(DATA),--data $(DATA))
 
 test: .venv/.done  ## Run the tests on the newest jax and flax that this Python allows.
-	$(FAST) .venv/bin/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(FAST) .venv/bin/python $(PYTEST)
 
 test-middle: .venv-middle/.done  ## Run the library's tests on jax 0.7.2 and flax 0.11.2.
-	.venv-middle/bin/python -m pytest -n $(WORKERS) --dist loadgroup
+	.venv-middle/bin/python $(PYTEST)
 
 test-oldest: .venv-oldest/.done  ## Run the same tests on jax 0.5.3 and flax 0.10.2.
-	$(FAST) .venv-oldest/bin/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(FAST) .venv-oldest/bin/python $(PYTEST)
 
 lint: .venv/.done  ## Check style, formatting, and the imports between packages.
 	.venv/bin/ruff check .

@@ -26,13 +26,7 @@ class Result:
     gradients: dict[str, np.ndarray]
 
 
-def group(name: str, attention: str) -> Any:
-    """Keeps the tests of a case in one process, which compiles it once."""
-    case = f"{name}-{attention}"
-    return pytest.param((name, attention), id=case, marks=pytest.mark.xdist_group(case))
-
-
-@pytest.fixture(scope="module", params=[group(*case) for case in CASES])
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
 def result(request: pytest.FixtureRequest) -> Result:
     name, attention = request.param
     golden = load_golden(name)

@@ -54,7 +54,7 @@ print(json.dumps(results))
 def test_losses_do_not_depend_on_the_devices(make_config, tmp_path):
     file = tmp_path / "config.json"
     file.write_text(to_json(make_config("devices", devices=1, runs_dir=str(tmp_path))))
-    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    flags = "--xla_force_host_platform_device_count=4 " + os.environ.get("XLA_FLAGS", "")
     done = subprocess.run(
         [sys.executable, "-c", CODE, str(file)],
         env={**os.environ, "XLA_FLAGS": flags},

@@ -14,7 +14,7 @@ from examples.pi0.policy import load_policy
 
 @pytest.fixture(scope="module")
 def result(finished, dataset):
-    return measure(Args(str(finished.folder), str(dataset), frames=12, batch_size=6))
+    return measure(Args(str(finished.folder), str(dataset), frames=12, batch_size=4))
 
 
 def test_every_task_has_its_loss_and_error(result, dataset):
@@ -28,12 +28,12 @@ def test_every_task_has_its_loss_and_error(result, dataset):
 
 def test_the_step_and_its_parameters_are_the_run(finished, dataset, result):
     for path in (finished.folder / "6", finished.folder / "6/params"):
-        again = measure(Args(str(path), str(dataset), frames=12, batch_size=6))
+        again = measure(Args(str(path), str(dataset), frames=12, batch_size=4))
         assert again.losses == result.losses
 
 
 def test_numbers_and_picture_are_written(finished, dataset, tmp_path, capsys):
-    args = Args(str(finished.folder), str(dataset), frames=6, batch_size=6, held_out=True)
+    args = Args(str(finished.folder), str(dataset), frames=8, batch_size=4, held_out=True)
     args = dataclasses.replace(args, json=tmp_path / "a.json", plot=tmp_path / "a.png")
     main(args)
     assert "action error" in capsys.readouterr().out
