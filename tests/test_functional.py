@@ -35,7 +35,16 @@ def test_the_functions_equal_the_module_bit_for_bit(fusion, dropout_rate):
         embedding_init=lambda *_: table,
         rngs=nnx.Rngs(0),
     )
-    about = {"scale": 0.3, "fusion": fusion, "dropout_rate": dropout_rate, "dropout_key": key}
+    projection = None
+    if module.projection is not None:
+        module.projection[...] = projection = init(key, module.projection.shape)
+    about = {
+        "projection": projection,
+        "scale": 0.3,
+        "fusion": fusion,
+        "dropout_rate": dropout_rate,
+        "dropout_key": key,
+    }
     result = functional.condition(table, TIME, IDS, **about)
     np.testing.assert_array_equal(result, module(TIME, IDS, rngs=key))
     np.testing.assert_array_equal(result[1], TIME[1])
@@ -76,3 +85,11 @@ def test_a_table_that_does_not_fit_is_refused(shape, fusion, message):
 def test_a_table_needs_a_task():
     with pytest.raises(ValueError, match="num_tasks must be at least 1, got 0"):
         functional.init_table(jax.random.key(0), 0, 8)
+
+
+def test_a_projection_that_does_not_fit_is_refused():
+    table = jnp.ones((3, 8))
+    with pytest.raises(ValueError, match=r"projection=jnp.zeros\(\(16, 8\)\) at first"):
+        functional.condition(table, TIME, IDS, fusion="concat")
+    with pytest.raises(ValueError, match="pass no projection"):
+        functional.condition(table, TIME, IDS, projection=jnp.zeros((16, 8)))

@@ -6,12 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 from taskcond.data.extract import ExtractTaskID, extract_task_id
 from taskcond.data.lerobot_tasks import read_lerobot_tasks
+from taskcond.data.prefix import TextPrefix
+from taskcond.data.stages import StageTracker, StageVocabulary
 from taskcond.data.vocabulary import TaskVocabulary
 from taskcond.ids import NULL_TASK
 from taskcond.merging.merge import merge_into, merge_params
+from taskcond.merging.new_rows import rows_by_neighbours, rows_by_regression
 from taskcond.merging.report import MergeError, MergeReport
 from taskcond.nn.conditioner import TaskConditioner
-from taskcond.params import TaskParam
+from taskcond.nn.fusion import Fusion
+from taskcond.nn.guidance import guide
+from taskcond.nn.linear import TaskLinear
+from taskcond.nn.lora import TaskLoRA
+from taskcond.nn.stages import StageHead
+from taskcond.nn.tokens import TaskTokens
+from taskcond.params import SharedTaskParam, TaskParam
 
 if TYPE_CHECKING:
     from taskcond import checkpoint, diagnostics, functional, linen
@@ -19,19 +28,31 @@ if TYPE_CHECKING:
 __all__ = [
     "NULL_TASK",
     "ExtractTaskID",
+    "Fusion",
     "MergeError",
     "MergeReport",
+    "SharedTaskParam",
+    "StageHead",
+    "StageTracker",
+    "StageVocabulary",
     "TaskConditioner",
+    "TaskLinear",
+    "TaskLoRA",
     "TaskParam",
+    "TaskTokens",
     "TaskVocabulary",
+    "TextPrefix",
     "checkpoint",
     "diagnostics",
     "extract_task_id",
     "functional",
+    "guide",
     "linen",
     "merge_into",
     "merge_params",
     "read_lerobot_tasks",
+    "rows_by_neighbours",
+    "rows_by_regression",
 ]
 
 _LAZY = ("checkpoint", "diagnostics", "functional", "linen")  # imported when they are first used

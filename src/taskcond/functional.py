@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from taskcond.ids import TaskIds, check_integer
-from taskcond.nn.fusion import FusionName
+from taskcond.nn.fusion import Fusion, FusionName, get_fusion
 from taskcond.nn.settings import ConditionerSettings
 
 
@@ -26,7 +26,7 @@ def init_table(
     num_tasks: int,
     features: int,
     *,
-    fusion: FusionName = "add",
+    fusion: FusionName | Fusion = "add",
     embedding_init: nnx.Initializer | None = None,
     param_dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "tasks width"]:
@@ -36,9 +36,10 @@ def init_table(
         key: A random key.
         num_tasks: The number of tasks, at least 1.
         features: Width of the timestep embedding.
-        fusion: `"add"` gives rows of the width `features`, `"film"` of `2 * features`.
+        fusion: `"add"` and `"concat"` give rows of the width `features`, `"film"` and `"gate"` of
+            `2 * features`.
         embedding_init: `f(key, shape, dtype)`, such as `jax.nn.initializers.zeros`. By default
-            `"add"` uses the initializer of `nnx.Embed`, and `"film"` uses zeros.
+            that of the fusion; see `TaskConditioner`.
         param_dtype: Dtype of the table, floating point.
 
     Raises:
@@ -61,7 +62,8 @@ def condition(
     task_id: TaskIds,
     *,
     scale: float = 1.0,
-    fusion: FusionName = "add",
+    fusion: FusionName | Fusion = "add",
+    projection: Float[Array, "wide d"] | None = None,
     dropout_rate: float = 0.0,
     dropout_key: Array | None = None,
     checkify: bool = False,
@@ -76,6 +78,8 @@ def condition(
             of `time_emb` as it is, bit for bit.
         scale: Factor on the rows.
         fusion: See `TaskConditioner`.
+        projection: The weights of the fusion `"concat"`, `[2 * features, features]`. Start with
+            zeros.
         dropout_rate: Probability with which an id becomes `NULL_TASK`.
         dropout_key: A random key that draws which ids are dropped. Without one, none is.
         checkify: Whether `checkify.checkify(f)` names a bad id; see `TaskConditioner`.
@@ -95,13 +99,21 @@ def condition(
     settings = ConditionerSettings(
         table.shape[0], features, scale, fusion, dropout_rate, dtype, checkify
     )
+    wanted = get_fusion(fusion).projection_shape(features)
+    found = None if projection is None else projection.shape
+    if found != wanted:
+        raise ValueError(
+            f"projection has the shape {found}, but fusion={fusion!r} on a time_emb of width "
+            f"{features} needs {wanted}; pass "
+            + ("no projection" if wanted is None else f"projection=jnp.zeros({wanted}) at first")
+        )
     if table.shape != settings.table_shape:
         raise ValueError(
             f"table has shape {table.shape}, but fusion={fusion!r} on a time_emb of width "
             f"{features} needs {settings.table_shape}; make it with init_table(key, "
             f"{table.shape[0]}, {features}, fusion={fusion!r})"
         )
-    return settings.fuse(table, time_emb, task_id, dropout_key)
+    return settings.fuse(table, time_emb, task_id, dropout_key, projection)
 
 
 def embed(

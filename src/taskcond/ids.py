@@ -49,7 +49,9 @@ def check_integer(name: str, value: object, low: int) -> int:
     return number
 
 
-def out_of_range(bad: Shaped[np.ndarray, "*b"], num_tasks: int | None) -> ValueError:
+def out_of_range(
+    bad: Shaped[np.ndarray, "*b"], num_tasks: int | None, name: str = "task_id"
+) -> ValueError:
     """Returns the error for the ids `bad`, which a table of `num_tasks` rows does not have."""
     values = sorted({int(value) for value in bad.ravel()})
     shown = ", ".join(map(str, values[:_SHOWN])) + (", ..." if len(values) > _SHOWN else "")
@@ -62,7 +64,7 @@ def out_of_range(bad: Shaped[np.ndarray, "*b"], num_tasks: int | None) -> ValueE
     fix = "a negative id is never a task"
     if values[0] >= NULL_TASK and num_tasks is not None:
         fix = f"num_tasks={values[-1] + 1} would do"
-    return ValueError(f"task_id out of range: got [{shown}]; allowed is {allowed}; {fix}")
+    return ValueError(f"{name} out of range: got [{shown}]; allowed is {allowed}; {fix}")
 
 
 def check_ids(ids: np.ndarray, num_tasks: int | None, name: str = "task_id") -> None:
@@ -92,7 +94,7 @@ def check_ids(ids: np.ndarray, num_tasks: int | None, name: str = "task_id") -> 
     # A signed -1 equals NULL_TASK; an unsigned 255 or 2**64 - 1 does not.
     bad = (ids >= limit) | (ids < NULL_TASK)
     if bad.any():
-        raise out_of_range(ids[bad], num_tasks)
+        raise out_of_range(ids[bad], num_tasks, name)
 
 
 def _short(ids: np.ndarray) -> str:

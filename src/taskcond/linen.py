@@ -10,15 +10,16 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from taskcond.ids import TaskIds
-from taskcond.nn.fusion import FusionName
+from taskcond.nn.fusion import Fusion, FusionName
 from taskcond.nn.settings import ConditionerSettings
 
 
 class TaskConditioner(nn.Module):
     """A `taskcond.TaskConditioner` as a Linen module; see there for arguments and errors.
 
-    Its parameter is `embedding`, of shape `[num_tasks, features]`, below the module's name. In
-    training (`deterministic=False`), ids are dropped with the `dropout` rng.
+    Its parameter is `embedding`, of shape `[num_tasks, features]`, below the module's name; with
+    `fusion="concat"` also `projection`. In training (`deterministic=False`), ids are dropped with
+    the `dropout` rng.
 
     >>> import jax, jax.numpy as jnp
     >>> conditioner = TaskConditioner(num_tasks=50, features=8)
@@ -32,7 +33,7 @@ class TaskConditioner(nn.Module):
     features: int
     _: dataclasses.KW_ONLY
     scale: float = 1.0
-    fusion: FusionName = "add"
+    fusion: FusionName | Fusion = "add"
     dropout_rate: float = 0.0
     embedding_init: nn.initializers.Initializer | None = None
     checkify: bool = False
@@ -56,6 +57,12 @@ class TaskConditioner(nn.Module):
             if settings.num_tasks
             else None
         )
+        has_projection = settings.num_tasks and settings.init_projection() is not None
+        self.weights = (
+            self.param("projection", lambda _: settings.init_projection(self.param_dtype))
+            if has_projection
+            else None
+        )
 
     def __call__(
         self,
@@ -69,7 +76,7 @@ class TaskConditioner(nn.Module):
             return time_emb
         off = self.deterministic if deterministic is None else deterministic
         key = None if off or not self.settings.dropout_rate else self.make_rng("dropout")
-        return self.settings.fuse(self.table, time_emb, task_id, key)
+        return self.settings.fuse(self.table, time_emb, task_id, key, self.weights)
 
     def embed(self, task_id: TaskIds | None) -> Float[Array, "*b width"]:
         """Returns the scaled rows alone, zero for `NULL_TASK`; for `apply(..., method="embed")`."""

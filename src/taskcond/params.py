@@ -1,4 +1,4 @@
-"""`TaskParam`: the type of the parameters that belong to tasks."""
+"""`TaskParam`: the type of the parameters that task conditioning adds to a model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from flax import nnx
 
 
 class TaskParam(nnx.Param):
-    """A parameter that exists once per task.
+    """A parameter that task conditioning adds; its first axis is that of the tasks.
 
     It selects what task conditioning adds to a model, as `nnx.LoRAParam` does for LoRA:
 
@@ -16,3 +16,7 @@ class TaskParam(nnx.Param):
     >>> list(nnx.state(model, taskcond.TaskParam))
     ['embedding']
     """
+
+
+class SharedTaskParam(TaskParam):
+    """A `TaskParam` that all tasks share: it has no axis of tasks, so that it never grows."""

@@ -85,3 +85,10 @@ def test_bad_tables_are_refused():
         table_report(np.zeros((0, 4)))
     with as_untyped_code(), pytest.raises(ValueError, match=r"initial has shape \[1, 2\]"):
         table_report(ROWS, initial=ROWS[:1])
+
+
+def test_the_norm_of_gate_is_what_its_gate_lets_through():
+    row = np.array([[0.0, 1.0, 3.0, 4.0]])
+    report = table_report(row, fusion="gate")
+    assert report.norms[0] == pytest.approx(4 * np.tanh(1.0))
+    assert report.time_norm == pytest.approx(1.0)

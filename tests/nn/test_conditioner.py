@@ -270,7 +270,7 @@ def test_features_that_do_not_match_are_refused():
         ({"num_tasks": None}, TypeError, "num_tasks must be an integer, got None"),
         ({"features": 0}, ValueError, "features must be at least 1, got 0"),
         ({"features": 1.5}, TypeError, "features must be an integer"),
-        ({"fusion": "multiply"}, ValueError, r"fusion must be one of \['add', 'film'\]"),
+        ({"fusion": "multiply"}, ValueError, r"one of \['add', 'film', 'gate', 'concat'\]"),
         ({"scale": float("nan")}, ValueError, "scale must be finite"),
         ({"dropout_rate": 1.5}, ValueError, r"dropout_rate must be in \[0, 1\]"),
     ],

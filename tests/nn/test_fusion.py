@@ -9,6 +9,8 @@ from flax import nnx
 import taskcond
 import taskcond.linen
 from taskcond.nn.fusion import FUSIONS
+from taskcond.trees import flatten
+from tests.support import as_untyped_code
 
 WIDTH = 6
 
@@ -23,14 +25,15 @@ def embedding(*batch):
 
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("name", FUSIONS)
-def test_film_starts_as_the_identity_and_zeros_make_any_fusion_so(name, jit):
-    conditioner = taskcond.TaskConditioner(
-        3, WIDTH, fusion=name, embedding_init=nnx.initializers.zeros, rngs=nnx.Rngs(0)
+def test_all_but_add_start_as_the_identity_and_zeros_make_any_fusion_so(name, jit):
+    zeros, fresh = (
+        taskcond.TaskConditioner(3, WIDTH, fusion=name, embedding_init=init, rngs=nnx.Rngs(0))
+        for init in (nnx.initializers.zeros, None)
     )
     emb, ids = embedding(4), jnp.array([0, 2, -1, 1])
     call = nnx.jit(lambda module, *x: module(*x)) if jit else (lambda module, *x: module(*x))
-    np.testing.assert_array_equal(call(conditioner, emb, ids), emb)
-    np.testing.assert_array_equal(call(film(), emb, ids), emb)
+    np.testing.assert_array_equal(call(zeros, emb, ids), emb)
+    assert np.array_equal(call(fresh, emb, ids), emb) == (name != "add")
 
 
 @pytest.mark.parametrize("jit", [False, True])
@@ -59,19 +62,80 @@ def test_film_makes_bad_ids_nan_and_only_theirs():
     assert np.isnan(out[1]).all()
 
 
-def test_film_learns():
-    conditioner, emb, ids = film(), embedding(2), jnp.array([0, 1])
-    grads = nnx.grad(lambda module: (module(emb, ids) ** 2).sum())(conditioner)
-    (table,) = jax.tree.leaves(grads)
-    assert (np.asarray(table)[:2] != 0).all()
-    assert (np.asarray(table)[2] == 0).all()
-
-
-def test_linen_has_the_same_film():
-    module = taskcond.linen.TaskConditioner(3, WIDTH, fusion="film")
+@pytest.mark.parametrize("name", FUSIONS)
+def test_every_fusion_learns_from_its_start(name):
+    conditioner = taskcond.TaskConditioner(3, WIDTH, fusion=name, rngs=nnx.Rngs(0))
     emb, ids = embedding(2), jnp.array([0, 1])
-    table = jnp.asarray(np.random.default_rng(1).normal(size=(3, 2 * WIDTH)), jnp.float32)
-    assert module.init(jax.random.key(0), emb, ids)["params"]["embedding"].shape == table.shape
-    nnx_module = film(embedding_init=lambda *_: table)
-    out = module.apply({"params": {"embedding": table}}, emb, ids)
-    np.testing.assert_array_equal(out, nnx_module(emb, ids))
+    before = conditioner(emb, ids)
+    for _ in range(2):  # concat's rows learn once its projection is not zero
+        grads = nnx.grad(lambda module: (module(emb, ids) ** 2).sum())(conditioner)
+        state = nnx.state(conditioner, nnx.Param)
+        nnx.update(conditioner, jax.tree.map(lambda x, g: x - 0.1 * g, state, grads))
+    (table,) = (leaf for leaf in jax.tree.leaves(grads) if len(leaf) == 3)
+    assert (np.asarray(table) != 0).any(axis=1).tolist() == [True, True, False]
+    assert (conditioner(emb, ids) ** 2).sum() < (before**2).sum()
+
+
+def test_gate_lets_through_what_its_gate_says():
+    rows = np.random.default_rng(1).normal(size=(3, 2 * WIDTH)).astype(np.float32)
+    gate = taskcond.TaskConditioner(
+        3, WIDTH, fusion="gate", embedding_init=lambda *_: jnp.asarray(rows), rngs=nnx.Rngs(0)
+    )
+    emb, ids = embedding(2), jnp.array([2, 0])
+    expected = np.asarray(emb) + np.tanh(rows[ids, :WIDTH]) * rows[ids, WIDTH:]
+    np.testing.assert_allclose(gate(emb, ids), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_concat_adds_a_linear_function_of_both():
+    concat = taskcond.TaskConditioner(3, WIDTH, fusion="concat", scale=2.0, rngs=nnx.Rngs(0))
+    weights = np.random.default_rng(1).normal(size=(2 * WIDTH, WIDTH)).astype(np.float32)
+    concat.projection[...] = jnp.asarray(weights)
+    emb, ids = embedding(2), jnp.array([2, 0])
+    both = np.concatenate([emb, 2 * np.asarray(concat.embedding[...])[ids]], axis=1)
+    np.testing.assert_allclose(concat(emb, ids), emb + both @ weights, rtol=1e-4, atol=1e-5)
+
+
+class Multiply(taskcond.Fusion):
+    """A fusion of a user."""
+
+    embedding_init = staticmethod(nnx.initializers.zeros)
+
+    def __call__(self, time_emb, row):
+        return time_emb * jnp.exp(row)
+
+
+@pytest.mark.parametrize("library", [taskcond, taskcond.linen])
+def test_a_fusion_of_ones_own_works(library):
+    emb, ids = embedding(3), jnp.array([2, -1, 0])
+    if library is taskcond.linen:
+        module = library.TaskConditioner(3, WIDTH, fusion=Multiply())
+        out = module.apply(module.init(jax.random.key(0), emb, ids), emb, ids)
+    else:
+        module = library.TaskConditioner(3, WIDTH, fusion=Multiply(), rngs=nnx.Rngs(0))
+        assert module.fusion == "Multiply"
+        out = nnx.jit(lambda m, *x: m(*x))(module, emb, ids)
+    np.testing.assert_array_equal(out, emb)
+
+
+def test_what_is_no_fusion_is_refused():
+    with as_untyped_code(), pytest.raises(TypeError, match="or an instance of .*Fusion"):
+        taskcond.TaskConditioner(3, WIDTH, fusion=Multiply, rngs=nnx.Rngs(0))
+    with pytest.raises(NotImplementedError, match="Fusion does not define __call__"):
+        taskcond.TaskConditioner(3, WIDTH, fusion=taskcond.Fusion(), rngs=nnx.Rngs(0))(
+            embedding(1), jnp.array([0])
+        )
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+def test_linen_has_the_same_fusions(name):
+    ours = taskcond.TaskConditioner(3, WIDTH, fusion=name, rngs=nnx.Rngs(0))
+    module = taskcond.linen.TaskConditioner(3, WIDTH, fusion=name)
+    emb, ids = embedding(2), jnp.array([0, 1])
+    params = {
+        path: jax.random.normal(jax.random.key(x.size), x.shape)
+        for path, x in flatten(nnx.state(ours, nnx.Param)).items()
+    }
+    shapes = jax.tree.map(jnp.shape, module.init(jax.random.key(0), emb, ids)["params"])
+    assert shapes == {path: x.shape for path, x in params.items()}
+    taskcond.merge_into(ours, params)
+    np.testing.assert_array_equal(module.apply({"params": params}, emb, ids), ours(emb, ids))

@@ -12,7 +12,6 @@ from jaxtyping import Array, Bool, Float
 from taskcond.diagnostics.html import html_table
 from taskcond.diagnostics.numbers import known_list
 from taskcond.messages import columns, shorten
-from taskcond.nn.fusion import FusionName
 
 _HEADER = ("task", "row / time", "frames", "moved", "most similar", "cosine")
 _SPLIT = 2  # a row of film is [scale, shift]
@@ -116,7 +115,7 @@ def table_report(
     table: Float[Array, "tasks width"] | Float[np.ndarray, "tasks width"],
     *,
     scale: float | int = 1.0,
-    fusion: FusionName = "add",
+    fusion: str = "add",
     time_norm: float | int | None = None,
     frames_seen: Sequence[int | None] | None = None,
     initial: Float[Array, "tasks width"] | Float[np.ndarray, "tasks width"] | None = None,
@@ -127,7 +126,8 @@ def table_report(
     Args:
         table: The table, such as `conditioner.embedding[...]`.
         scale: The conditioner's scale.
-        fusion: The conditioner's fusion.
+        fusion: The name of the conditioner's fusion. A row of `"gate"` counts as far as its gate is
+            open; that of a fusion with other formulas counts as it is.
         time_norm: The norm of the time embedding that rows meet; by default `sqrt(features / 2)`,
             that of any sine-cosine embedding.
         frames_seen: For each task the number of frames on which it was trained, as
@@ -145,15 +145,16 @@ def table_report(
     rows = np.asarray(table, np.float64)
     names = tuple(names) or tuple(map(str, range(len(rows))))
     _check(rows, names, frames_seen, initial)
-    features = rows.shape[1] // (_SPLIT if fusion == "film" else 1)
+    features = rows.shape[1] // (_SPLIT if fusion in ("film", "gate") else 1)
     time_norm = float(math.sqrt(features / 2) if time_norm is None else time_norm)
     if not time_norm > 0:
         raise ValueError(f"time_norm must be positive, got {time_norm}; leave it out or measure it")
     scaled = rows * scale
-    if (
-        fusion == "film"
-    ):  # an element of the time embedding has a mean square of time_norm²/features
+    if fusion == "film":
+        # An element of the time embedding has a mean square of time_norm²/features.
         scaled = scaled * np.repeat([time_norm / math.sqrt(features), 1.0], features)
+    if fusion == "gate":
+        scaled = np.tanh(scaled[:, :features]) * scaled[:, features:]
     norms = np.linalg.norm(scaled, axis=1)
     start = 0 if initial is None else np.asarray(initial, np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):

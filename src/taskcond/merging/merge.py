@@ -17,7 +17,7 @@ from taskcond.merging.patterns import Patterns, as_tuple
 from taskcond.merging.plan import MergeRules, plan_merge
 from taskcond.merging.report import MergeReport
 from taskcond.merging.tables import TASK_TABLES, Rows, Start, take_rows
-from taskcond.params import TaskParam
+from taskcond.params import SharedTaskParam, TaskParam
 from taskcond.trees import (
     Tree,
     flatten,
@@ -90,8 +90,9 @@ def merge_into(
     """Loads a checkpoint's values into a module's parameters, in place.
 
     This is `merge_params` for NNX. A `TaskParam` that the checkpoint lacks is kept without being
-    named in `keep`, and the `TaskParam`s are the tables that `task_rows` remaps. The other
-    arguments and the errors are those of `merge_params`. After an error the module is unchanged.
+    named in `keep`, and the `TaskParam`s with an axis of tasks are the tables that `task_rows`
+    remaps. The other arguments and the errors are those of `merge_params`. After an error the
+    module is unchanged.
 
     The module may come from `nnx.eval_shape`. Its leaves then become arrays, except those that
     the checkpoint lacks. The report lists these in `without_value`.
@@ -108,8 +109,10 @@ def merge_into(
     kept    task_embeddings/embedding  as it is in the model
     """
     state = nnx.state(model, nnx.Param)
-    tables = [re.escape(path) for path in flatten(nnx.state(model, TaskParam))]
-    rules = MergeRules((*as_tuple(keep), *tables), drop, rename, task_rows, new_rows, tables)
+    added = [re.escape(path) for path in flatten(nnx.state(model, TaskParam))]
+    has_rows = nnx.All(TaskParam, nnx.Not(SharedTaskParam))
+    tables = [re.escape(path) for path in flatten(nnx.state(model, has_rows))]
+    rules = MergeRules((*as_tuple(keep), *added), drop, rename, task_rows, new_rows, tables)
     params, report = _merge(to_dict(state), source, rules)
     replace_values(state, jax.tree.map(_as_array, params))
     nnx.update(model, state)

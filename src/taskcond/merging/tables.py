@@ -64,9 +64,7 @@ def check_rows(rows: Rows, new_rows: NewRows, old: Any, new: Any) -> tuple[int, 
     return result
 
 
-def take_rows(
-    old: Any, rows: Rows, new_rows: NewRows, new: Any
-) -> Shaped[np.ndarray, "tasks width"]:
+def take_rows(old: Any, rows: Rows, new_rows: NewRows, new: Any) -> Shaped[np.ndarray, "tasks ..."]:
     """Returns the table whose row `i` is `old[rows[i]]`, or a new row for `NULL_TASK`.
 
     Args:

@@ -8,9 +8,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from taskcond.ids import TaskIds
-from taskcond.nn.fusion import FusionName
+from taskcond.nn.fusion import Fusion, FusionName, get_fusion
 from taskcond.nn.settings import ConditionerSettings
-from taskcond.params import TaskParam
+from taskcond.params import SharedTaskParam, TaskParam
 
 
 class TaskConditioner(nnx.Module):
@@ -28,6 +28,7 @@ class TaskConditioner(nnx.Module):
     Attributes:
         embedding: The table, a `TaskParam` of shape `[num_tasks, features]`; `None` if
             `num_tasks=0`.
+        projection: The weights of the fusion `"concat"`, a `SharedTaskParam`; otherwise `None`.
 
     Args:
         num_tasks: Height of the table. 0 gives no parameters and the identity.
@@ -36,13 +37,18 @@ class TaskConditioner(nnx.Module):
             with one scale are wrong with another.
         fusion: How a row changes the embedding. `"add"` adds it. `"film"` scales and shifts:
             `time_emb * (1 + a) + b`, where a row is `[a, b]` and has the width `2 * features`.
+            `"gate"` adds through a gate: `time_emb + tanh(a) * b`, with the same width.
+            `"concat"` projects both: `time_emb + [time_emb, row] @ projection`. An instance of a
+            subclass of `taskcond.nn.fusion.Fusion` is a fusion of your own.
         dropout_rate: Probability in `[0, 1]` with which an id becomes `NULL_TASK` in training
             (`model.train()`), so that the model also learns to act without a task. Modules start
             in training mode, as `nnx.Dropout` does; `model.eval()` ends it, and so does
             `nnx.view(model, deterministic=True)`. The random key comes with the call, so that
             the table is all the state that a conditioner has.
         embedding_init: Initializer of the table. By default `"add"` uses that of `nnx.Embed`, and
-            `"film"` uses zeros. With zeros a merged checkpoint acts exactly as before.
+            `"film"` uses zeros, and `"gate"` uses zero gates. All but `"add"` then leave a merged
+            checkpoint as it was until it is trained; `"add"` does with
+            `embedding_init=nnx.initializers.zeros`.
         checkify: Whether `checkify.checkify(f)` names the bad id. Bad rows are NaN in any case,
             and `errors=checkify.index_checks` reports them. `True` adds an effect to the traced
             program: a call of the compiled function takes about 0.3 ms more on the host, and jax
@@ -55,8 +61,8 @@ class TaskConditioner(nnx.Module):
     Raises:
         ValueError: `num_tasks` or `features` is too small, `fusion` is unknown, `scale` is not
             finite, or `dropout_rate` is outside `[0, 1]`.
-        TypeError: `num_tasks` or `features` is not an integer, `scale` is not a number, or a dtype
-            is not floating point.
+        TypeError: `num_tasks` or `features` is not an integer, `scale` is not a number, `fusion` is
+            neither a name nor a `Fusion`, or a dtype is not floating point.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -71,7 +77,7 @@ class TaskConditioner(nnx.Module):
         features: int,
         *,
         scale: float = 1.0,
-        fusion: FusionName = "add",
+        fusion: FusionName | Fusion = "add",
         dropout_rate: float = 0.0,
         embedding_init: nnx.Initializer | None = None,
         checkify: bool = False,
@@ -89,6 +95,8 @@ class TaskConditioner(nnx.Module):
             if has_table
             else None
         )
+        projection = settings.init_projection(param_dtype) if has_table else None
+        self.projection = None if projection is None else SharedTaskParam(projection)
 
     @property
     def num_tasks(self) -> int:
@@ -106,9 +114,9 @@ class TaskConditioner(nnx.Module):
         return self.settings.scale
 
     @property
-    def fusion(self) -> FusionName:
+    def fusion(self) -> str:
         """The name of the fusion."""
-        return self.settings.fusion
+        return get_fusion(self.settings.fusion).name
 
     def __call__(
         self,
@@ -136,7 +144,8 @@ class TaskConditioner(nnx.Module):
         if self.embedding is None:
             return time_emb
         key = self._dropout_key(deterministic, rngs)
-        return self.settings.fuse(self.embedding[...], time_emb, task_id, key)
+        projection = None if self.projection is None else self.projection[...]
+        return self.settings.fuse(self.embedding[...], time_emb, task_id, key, projection)
 
     def embed(self, task_id: TaskIds | None) -> Float[Array, "*b width"]:
         """Returns the scaled rows alone: `[*b]` ids become `[*b, row width]`.

@@ -37,6 +37,7 @@ def look_up(
     *,
     report: bool,
     sharding: NamedSharding | None = None,
+    of: str = "time_emb",
 ) -> Rows:
     """Returns the rows of `table` for ids of `shape`.
 
@@ -46,12 +47,13 @@ def look_up(
         shape: The shape that the ids must have.
         report: Whether `checkify`'s user checks report bad traced ids.
         sharding: The explicit sharding of the ids, if there is one.
+        of: The name of the array that `shape` comes from, for errors.
 
     Raises:
         ValueError: Concrete ids are out of range, or the ids have another shape.
         TypeError: The ids are not integers.
     """
-    ids = put(_check(task_id, table.shape[0], shape), sharding)
+    ids = put(_check(task_id, table.shape[0], shape, of), sharding)
     row, is_null, is_bad = _resolve(ids, table.shape[0])
     if report and isinstance(task_id, Tracer):
         _report(ids, is_bad, table.shape[0])
@@ -93,13 +95,15 @@ def as_ids(task_id: TaskIds) -> Any:
     return ids.astype(np.int32) if not ids.size and isinstance(task_id, (list, tuple)) else ids
 
 
-def _check(task_id: TaskIds, num_tasks: int, shape: tuple[int, ...]) -> Integer[Array, "*b"]:
+def _check(
+    task_id: TaskIds, num_tasks: int, shape: tuple[int, ...], of: str
+) -> Integer[Array, "*b"]:
     """Returns the ids as a JAX array; raises if they have another shape, or are bad."""
     ids = as_ids(task_id)
     if ids.shape != shape:
         raise ValueError(
-            f"task_id has shape {ids.shape}, but the leading axes of time_emb are {shape}: "
-            f"one id for each embedding is needed. {_reshaping(ids.shape, shape)}"
+            f"task_id has shape {ids.shape}, but the leading axes of {of} are {shape}: "
+            f"one id for each of them is needed. {_reshaping(ids.shape, shape)}"
         )
     if not isinstance(ids, Tracer):
         check_ids(ids, num_tasks)
@@ -113,14 +117,14 @@ def _reshaping(found: tuple[int, ...], wanted: tuple[int, ...]) -> str:
     """Returns the advice that gives ids the wanted shape."""
     if math.prod(found) == math.prod(wanted):
         return f"Use task_id.reshape({wanted})"
-    # Each id is meant for all embeddings of its row: new axes go to the end.
+    # Each id is meant for all entries of its row: new axes go to the end.
     if found == wanted[: len(found)]:
         index = ", ".join([":"] * len(found) + ["None"] * (len(wanted) - len(found)))
         return (
             f"Use jnp.broadcast_to(task_id[{index}], {wanted}) if each id is meant for all "
-            "embeddings of its row"
+            "entries of its row"
         )
-    return "Make one id for each embedding"
+    return "Make one id for each entry"
 
 
 def _resolve(

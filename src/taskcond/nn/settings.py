@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from taskcond.ids import TaskIds, check_integer
-from taskcond.nn.fusion import FusionName, get_fusion
+from taskcond.nn.fusion import Fusion, FusionName, get_fusion
 from taskcond.nn.lookup import as_ids, look_up, require_task_id
 from taskcond.nn.sharding import explicit_sharding, put, without_last_axis
 
@@ -33,7 +33,7 @@ class ConditionerSettings:
     num_tasks: int
     features: int
     scale: float = 1.0
-    fusion: FusionName = "add"
+    fusion: FusionName | Fusion = "add"
     dropout_rate: float = 0.0
     dtype: DTypeLike | None = None
     checkify: bool = False
@@ -85,12 +85,20 @@ class ConditionerSettings:
         """The shape of the table, `[num_tasks, row width]`."""
         return self.num_tasks, get_fusion(self.fusion).row_width(self.features)
 
+    def init_projection(
+        self, param_dtype: DTypeLike = jnp.float32
+    ) -> Float[Array, "wide d"] | None:
+        """Returns the fresh weights of the fusion that all tasks share, if it has any."""
+        shape = get_fusion(self.fusion).projection_shape(self.features)
+        return None if shape is None else jnp.zeros(shape, param_dtype)
+
     def fuse(
         self,
         table: Float[Array, "tasks width"],
         time_emb: Float[Array, "*b d"],
         task_id: TaskIds | None,
         dropout_key: Array | None,
+        projection: Float[Array, "wide d"] | None = None,
     ) -> Float[Array, "*b d"]:
         """Fuses tasks into a timestep embedding, in the dtype of that.
 
@@ -99,6 +107,7 @@ class ConditionerSettings:
             time_emb: `[*b, features]`.
             task_id: `[*b]`.
             dropout_key: Draws which ids are dropped; `None` drops none.
+            projection: The weights of the fusion, if it has any.
         """
         if not isinstance(time_emb, (jax.Array, np.ndarray)):
             raise TypeError(
@@ -131,7 +140,8 @@ class ConditionerSettings:
         dtype = self.dtype or jnp.promote_types(table.dtype, time_emb.dtype)
         # A fusion may cut a row into parts: the last axis of rows and `whole` is not sharded.
         whole = put(time_emb, without_last_axis(sharding, None))
-        fused = get_fusion(self.fusion)(whole, rows.values.astype(dtype) * self.scale)
+        shared = () if projection is None else (projection,)
+        fused = get_fusion(self.fusion)(whole, rows.values.astype(dtype) * self.scale, *shared)
         fused = put(fused.astype(time_emb.dtype), sharding)
         # A zero row is not enough: -0.0 + 0.0 is 0.0, and the input must come out as it is.
         return jnp.where(is_null[..., None], time_emb, fused)
