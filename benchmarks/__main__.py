@@ -1,6 +1,7 @@
 """Runs benchmarks and writes their tables into `benchmarks/RESULTS.md`.
 
-python -m benchmarks                all but `checkpoints`, which takes 60 GB of disk
+python -m benchmarks                all but `methods`, which takes an hour, and `checkpoints`, which
+                                    takes 60 GB of disk
 python -m benchmarks checkpoints    only that; the sections of the others stay as they are
 """
 
@@ -27,6 +28,7 @@ Name = Literal[
     "rollout",
     "loader",
     "training",
+    "methods",
     "checkpoints",
 ]
 NAMES: tuple[Name, ...] = get_args(Name)
@@ -51,11 +53,11 @@ def environment() -> str:
     )
 
 
-def main(names: tyro.conf.Positional[tuple[Name, ...]] = NAMES[:-1]) -> None:
+def main(names: tyro.conf.Positional[tuple[Name, ...]] = NAMES[:-2]) -> None:
     """Runs benchmarks and writes their tables into `benchmarks/RESULTS.md`.
 
     Args:
-        names: The benchmarks; by default all but `checkpoints`, which takes 60 GB of disk.
+        names: The benchmarks; by default all but `methods` and `checkpoints`; see above.
     """
     old = RESULTS.read_text() if RESULTS.exists() else ""
     sections = {name: text.strip() for name, text in _SECTION.findall(old)}

@@ -76,7 +76,7 @@ def main(args: Args) -> None:
 def collect(
     root: Path,
     tasks: Sequence[Task],
-    episodes: int,
+    episodes: int | Sequence[int],
     *,
     seed: int = 0,
     pool: Pool,
@@ -89,7 +89,7 @@ def collect(
     Args:
         root: A folder that does not exist yet.
         tasks: The tasks.
-        episodes: The number of demonstrations of each task.
+        episodes: The number of demonstrations of each task, or one number for each.
         seed: The seed. The result does not depend on the number of processes.
         pool: Runs the simulators.
         picture_size: Pixels along the side of a picture; `None` records no pictures.
@@ -97,7 +97,12 @@ def collect(
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed; nothing is written.
     """
-    jobs = [(task, seed, episode) for task in tasks for episode in range(episodes)]
+    counts = [episodes] * len(tasks) if isinstance(episodes, int) else episodes
+    jobs = [
+        (task, seed, episode)
+        for task, count in zip(tasks, counts, strict=True)
+        for episode in range(count)
+    ]
     demonstrate_job = functools.partial(_demonstrate, picture_size=picture_size)
     recordings = pool.map(demonstrate_job, jobs, "demonstrations")
     if pool.interrupted:

@@ -117,9 +117,9 @@ class Policy(nnx.Module):
         key: Array | None = None,
     ) -> Float[Array, "b h a"]:
         """Returns the velocity at `noisy` and `time`; `key` draws which ids are dropped."""
-        time_emb = self.task_embeddings(_sincos(time), task_id, rngs=key)
+        time_emb = self.task_embeddings(sincos(time), task_id, rngs=key)
         condition = nnx.swish(self.time_out(nnx.swish(self.time_in(time_emb))))
-        x = self.state_in((state - _CENTRE) / _RANGE)
+        x = self.state_in(normalize(state))
         x += self.action_in(noisy.reshape(len(noisy), -1))
         own = [None] * _BLOCKS if self.own is None or task_id is None else self.own(task_id)
         for block, part in zip((self.block_0, self.block_1, self.block_2), own, strict=True):
@@ -170,7 +170,13 @@ def sample(
     return x
 
 
-def _sincos(time: Float[Array, " b"]) -> Float[Array, "b d"]:
+def normalize(state: Float[Array, "b s"]) -> Float[Array, "b s"]:
+    """Returns states with numbers near [-1, 1]."""
+    return (state - _CENTRE) / _RANGE
+
+
+def sincos(time: Float[Array, " b"]) -> Float[Array, "b d"]:
+    """Returns the sine-cosine embedding of times."""
     periods = 4e-3 * 1e3 ** jnp.linspace(0.0, 1.0, WIDTH // 2)
     angles = 2 * jnp.pi * time[:, None] / periods
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)

@@ -1,4 +1,4 @@
-"""Where time and task enter the action expert."""
+"""Where time and task enter the model."""
 
 from __future__ import annotations
 
@@ -8,28 +8,65 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Int
 
 import taskcond
 from examples.pi0.config import Pi0Config
 from examples.pi0.gemma import NormCondition
+from taskcond.nn.lookup import require_task_id
 
 TASK_INITS = {
-    "normal": None,  # the default of `TaskConditioner`
+    "normal": None,  # the default of the fusion
     "zeros": nnx.initializers.zeros_init(),
 }
 
 
 class Condition(NamedTuple):
-    """Time and task, on one of two ways into the action expert.
+    """Time and task, on their ways into the action expert.
 
     Attributes:
         tokens: `[*b, width]`, which is mixed into every action token (π0).
         norms: `[*b, width]`, on which the adaptive norms depend; or their modulations (π0.5).
+        task_id: `[*b]`, for the projections that tasks have of their own; `None` without tasks.
     """
 
     tokens: Float[Array, "*b d"] | None = None
     norms: NormCondition = None
+    task_id: Int[Array, "*b"] | None = None
+
+    def ids_of(self, count: int) -> Int[Array, " b"] | None:
+        """Returns an id for each of `count` rows; one id serves all of them."""
+        return None if self.task_id is None else jnp.broadcast_to(self.task_id, (count,))
+
+    def repeated(self, count: int) -> Condition:
+        """Returns the condition, of all steps, with each of its rows `count` times."""
+        tokens, norms = jax.tree.map(
+            lambda x: jnp.repeat(x, count, axis=-2), (self.tokens, self.norms)
+        )
+        ids = None if self.task_id is None else jnp.repeat(self.task_id, count, axis=-1)
+        return Condition(tokens, norms, ids)
+
+
+class TaskUpdates(nnx.Module):
+    """The updates of low rank that each task has of the projections outside the layers.
+
+    Args:
+        config: The model's.
+        rngs: Draws the parameters.
+    """
+
+    def __init__(self, config: Pi0Config, *, rngs: nnx.Rngs):
+        width, actions = config.action_expert.width, config.action_dim
+        num_tasks = config.num_tasks if config.task_lora_rank else 0
+        time_in = width if config.pi05 else 2 * width
+
+        def make(*shape: int) -> taskcond.TaskLoRA:
+            return taskcond.TaskLoRA(num_tasks, shape, config.task_lora_rank or 1, rngs=rngs)
+
+        self.action_in = make(actions, width)
+        self.action_out = make(width, actions)
+        self.time_in = make(time_in, width)
+        self.time_out = make(width, width)
 
 
 class TimeAndTask(nnx.Module):
@@ -49,49 +86,60 @@ class TimeAndTask(nnx.Module):
         if config.pi05:
             self.time_mlp_in = nnx.Linear(width, width, rngs=rngs)
             self.time_mlp_out = nnx.Linear(width, width, rngs=rngs)
+        num_tasks = config.num_tasks
         self.task_embeddings = taskcond.TaskConditioner(
-            config.num_tasks,
+            num_tasks if config.has_table else 0,
             width,
             scale=config.task_embedding_scale,
-            dropout_rate=config.task_dropout_rate,
+            fusion="add" if config.task_fusion == "none" else config.task_fusion,
             embedding_init=TASK_INITS[config.task_embedding_init],
             rngs=rngs,
         )
+        # These have no parameters, and do nothing, unless the config asks for them.
+        self.task_tokens = taskcond.TaskTokens(
+            num_tasks if config.num_task_tokens else 0,
+            config.paligemma.width,
+            max(config.num_task_tokens, 1),
+            rngs=rngs,
+        )
+        self.task_updates = TaskUpdates(config, rngs=rngs)
+        self.task_heads = taskcond.TaskLinear(
+            num_tasks if config.task_heads else 0, width, config.action_dim, rngs=rngs
+        )
 
     def time_embedding(
-        self, time: Float[ArrayLike, "*b"], task_id: Any = None, dropout_rng: Array | None = None
+        self, time: Float[ArrayLike, "*b"], task_id: Any = None
     ) -> Float[Array, "*b d"]:
         """Embeds the flow-matching time and adds the task.
 
-        **The task enters here**, before any MLP, and nowhere else. From here it reaches every
-        action token: in π0.5 by all adaptive norms, in π0 by `action_time_mlp_in`.
+        **The task enters here**, before any MLP, and nowhere else unless the config says so. From
+        here it reaches every action token: in π0.5 by all adaptive norms, in π0 by
+        `action_time_mlp_in`.
 
         Args:
             time: 0 for the actions, 1 for the noise.
             task_id: `[*b]`; `None` if `num_tasks=0`.
-            dropout_rng: Draws which ids are dropped, in training; `None` drops none.
         """
         time_emb = sincos(jnp.asarray(time), self.config.action_expert.width)
-        rngs = None if dropout_rng is None else nnx.Rngs(dropout=dropout_rng)
-        return self.task_embeddings(time_emb, task_id, deterministic=rngs is None, rngs=rngs)
+        return self.task_embeddings(time_emb, task_id, deterministic=True)
 
     def adarms_cond(
-        self, time: Float[ArrayLike, "*b"], task_id: Any = None, dropout_rng: Array | None = None
+        self, time: Float[ArrayLike, "*b"], task_id: Any = None
     ) -> Float[Array, "*b d"]:
         """Returns the condition of π0.5's adaptive norms.
 
         It is the time embedding after two dense layers; for the arguments see `time_embedding`.
         """
-        time_emb = self.time_embedding(time, task_id, dropout_rng)
-        return jax.nn.swish(self.time_mlp_out(jax.nn.swish(self.time_mlp_in(time_emb))))
+        x = self.time_embedding(time, task_id)
+        x = jax.nn.swish(self.task_updates.time_in(x, task_id, self.time_mlp_in(x)))
+        return jax.nn.swish(self.task_updates.time_out(x, task_id, self.time_mlp_out(x)))
 
-    def condition(
-        self, time: Float[ArrayLike, "*b"], task_id: Any = None, dropout_rng: Array | None = None
-    ) -> Condition:
+    def condition(self, time: Float[ArrayLike, "*b"], task_id: Any = None) -> Condition:
         """Returns time and task as the action expert meets them; see `time_embedding`."""
+        ids = None if task_id is None else jnp.asarray(task_id)
         if self.config.pi05:
-            return Condition(norms=self.adarms_cond(time, task_id, dropout_rng))
-        return Condition(tokens=self.time_embedding(time, task_id, dropout_rng))
+            return Condition(norms=self.adarms_cond(time, task_id), task_id=ids)
+        return Condition(tokens=self.time_embedding(time, task_id), task_id=ids)
 
     def condition_at(self, time: Float[Array, ""], task_id: Any) -> Condition:
         """Returns the condition of all rows of a batch at one time.
@@ -120,3 +168,9 @@ def sincos(
     period = min_period * (max_period / min_period) ** fraction
     angle = time[..., None] * (1.0 / period * 2 * math.pi)
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+def with_none(task_id: Any) -> Int[Array, "two_b"]:
+    """Returns the ids, followed by as many of `NULL_TASK`."""
+    ids = jnp.asarray(require_task_id(task_id))
+    return jnp.concatenate([ids, jnp.full_like(ids, taskcond.NULL_TASK)])

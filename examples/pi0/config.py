@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from taskcond.ids import check_integer
+from taskcond.nn.fusion import FUSIONS
 
 AttentionImplementation = Literal["auto", "cudnn", "xla", "plain"]
 """The implementations of attention; `Pi0Config.attention` explains them."""
@@ -144,6 +145,14 @@ class Pi0Config:
         task_dropout_rate: The probability that a training example acts without its task.
         task_embedding_init: `"normal"` draws the rows as `nnx.Embed` does. With `"zeros"`, loaded
             weights act exactly as before until they are trained.
+        task_fusion: How a row of the table changes the timestep embedding; see
+            `taskcond.TaskConditioner`. `"none"` leaves the table out.
+        num_task_tokens: The number of learned tokens of a task in front of the images; see
+            `taskcond.TaskTokens`.
+        task_lora_rank: The rank of each task's update of the projections of actions and time; see
+            `taskcond.TaskLoRA`. 0 means none.
+        task_heads: Whether each task has its own projection to actions beside the common one; see
+            `taskcond.TaskLinear`.
         image_keys: The cameras, in order.
         attention: `"plain"` is the exact reference; `"xla"` and `"cudnn"` are implementations in
             `jax.nn.dot_product_attention`; `"auto"` takes cuDNN where it can, and otherwise XLA.
@@ -168,6 +177,10 @@ class Pi0Config:
     task_embedding_scale: float = 1.0
     task_dropout_rate: float = 0.0
     task_embedding_init: Literal["normal", "zeros"] = "normal"
+    task_fusion: Literal["add", "film", "gate", "concat", "none"] = "add"
+    num_task_tokens: int = 0
+    task_lora_rank: int = 0
+    task_heads: bool = False
     image_keys: tuple[str, ...] = IMAGE_KEYS
     attention: AttentionImplementation = "auto"
 
@@ -180,6 +193,9 @@ class Pi0Config:
         )
         _require_one_of("attention", self.attention, get_args(AttentionImplementation))
         _require_one_of("task_embedding_init", self.task_embedding_init, ("normal", "zeros"))
+        _require_one_of("task_fusion", self.task_fusion, (*FUSIONS, "none"))
+        for name in ("num_tasks", "num_task_tokens", "task_lora_rank"):
+            object.__setattr__(self, name, check_integer(name, getattr(self, name), low=0))
         for name in ("depth", "num_heads", "num_kv_heads", "head_dim"):
             ours, theirs = getattr(self.paligemma, name), getattr(self.action_expert, name)
             if ours != theirs:
@@ -192,6 +208,11 @@ class Pi0Config:
                 f"image_size={self.image_size} must be a multiple of "
                 f"siglip.patch_size={self.siglip.patch_size}"
             )
+
+    @property
+    def has_table(self) -> bool:
+        """Whether rows of a table change the timestep embedding."""
+        return self.num_tasks > 0 and self.task_fusion != "none"
 
     @property
     def compute_dtype(self) -> np.dtype:

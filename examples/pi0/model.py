@@ -21,14 +21,16 @@ from flax import nnx
 from jaxtyping import Array, ArrayLike, Float
 
 from examples.pi0.augment import augment
-from examples.pi0.condition import Condition, TimeAndTask
+from examples.pi0.condition import Condition, TimeAndTask, with_none
 from examples.pi0.config import GemmaConfig, LoRAConfig, Pi0Config, SiglipConfig
 from examples.pi0.gemma import Expert, Gemma, Modulations, Tokens
 from examples.pi0.masks import block_mask, positions, suffix_mask, suffix_positions
 from examples.pi0.observation import Observation, check_observation, check_shape
 from examples.pi0.sampling import check_num_steps, integrate, step_times
 from examples.pi0.siglip import Siglip
+from taskcond import drop_ids
 from taskcond.ids import check_integer
+from taskcond.nn.guidance import blend, check_weight, twice
 
 __all__ = [
     "Condition",
@@ -115,11 +117,12 @@ class Pi0(TimeAndTask):
         augment_rng, noise_rng, time_rng, dropout_rng = jax.random.split(rng, 4)
         if train:
             observation = observation.replace(images=augment(augment_rng, observation.images))
+            observation = self._drop_ids(dropout_rng, observation)
         noise = jax.random.normal(noise_rng, target.shape)
         # More often near the noise than near the actions: there it is decided what to do.
         time = jax.random.beta(time_rng, 1.5, 1.0, target.shape[:1]) * 0.999 + 0.001
         x_t = time[:, None, None] * noise + (1 - time[:, None, None]) * target
-        velocity = self._velocity(observation, x_t, time, dropout_rng if train else None)
+        velocity = self._velocity(observation, x_t, time)
         loss = jnp.mean(jnp.square(velocity - (noise - target)), axis=-1)
         return loss.reshape(*batch, loss.shape[-1])
 
@@ -156,17 +159,15 @@ class Pi0(TimeAndTask):
             velocity = self._velocity(observation, x_t, t)
         return jnp.square(velocity - (noise - target))
 
-    def _velocity(
-        self, observation: Observation, x_t: Array, time: Array, dropout_rng: Array | None = None
-    ) -> Array:
-        condition = self.condition(time, observation.task_id, dropout_rng)
+    def _velocity(self, observation: Observation, x_t: Array, time: Array) -> Array:
+        condition = self.condition(time, observation.task_id)
         prefix, prefix_valid = self._embed_prefix(observation)
-        suffix, blocks = self._embed_suffix(observation.state, x_t, condition.tokens)
+        suffix, blocks = self._embed_suffix(observation.state, x_t, condition)
         valid = jnp.pad(prefix_valid, ((0, 0), (0, len(blocks))), constant_values=True)
         mask = block_mask(np.pad(blocks, (prefix.shape[1], 0)), valid)
         tokens = {Expert.PALIGEMMA: prefix, Expert.ACTION: suffix}
         tokens, _ = self.PaliGemma.llm(tokens, positions(valid), mask, condition=condition.norms)
-        return self._unembed(tokens)
+        return self._unembed(tokens, condition)
 
     def sample_actions(
         self,
@@ -176,6 +177,7 @@ class Pi0(TimeAndTask):
         num_steps: Any = 10,
         noise: Float[ArrayLike, "*b h d"] | None = None,
         modulations: Condition | None = None,
+        guidance: float | int | Float[Array, ""] = 1.0,
     ) -> Float[Array, "*b h d"]:
         """Makes actions: Euler steps from noise along the velocity.
 
@@ -190,7 +192,9 @@ class Pi0(TimeAndTask):
                 gives NaN.
             noise: Where to start.
             modulations: `self.modulations(task_id, num_steps=num_steps)`, kept from an earlier
-                call. They hold the task: `observation.task_id` must then be `None`.
+                call. They hold the task: `observation.task_id` must then be `None`. With a
+                guidance, `task_id` is that of the task followed by `NULL_TASK`: `[task, -1]`.
+            guidance: The weight of the task against none; see `taskcond.guide`. 1 acts as trained.
 
         Raises:
             ValueError: See `velocity`; or `num_steps` is below 1; or `modulations` are those of
@@ -207,17 +211,29 @@ class Pi0(TimeAndTask):
             shape = (*batch, self.config.action_horizon, self.config.action_dim)
             noise = jax.random.normal(rng, shape)
         observation, x = self._flatten(batch, observation, noise)
+        guided = self._is_guided(guidance)
         kept = modulations
         if kept is not None:
-            self._check_kept(kept, observation, num_steps)
-        elif isinstance(num_steps, int):
+            self._check_kept(kept, observation, num_steps, guided)
+            if guided and len(jax.tree.leaves(kept)[-1][0]) == 2:
+                kept = kept.repeated(len(x))
+            first = jax.tree.map(lambda of_all_steps: of_all_steps[0], kept)
+            ids = first.ids_of(2 * len(x) if guided else len(x))
+            observation = observation.replace(task_id=ids)
+        elif guided:
+            observation = observation.replace(task_id=with_none(observation.task_id))
+        if kept is None and isinstance(num_steps, int):
             kept = self.modulations(observation.task_id, num_steps=num_steps)
         denoise = self.denoiser(observation)
 
         def velocity(x: Array, step: ArrayLike, time: Array) -> Array:
             if kept is None:
-                return denoise(x, self.condition_at(time, observation.task_id))
-            return denoise(x, jax.tree.map(lambda of_all_steps: of_all_steps[step], kept))
+                condition = self.condition_at(time, observation.task_id)
+            else:
+                condition = jax.tree.map(lambda of_all_steps: of_all_steps[step], kept)
+            if not guided:
+                return denoise(x, condition)
+            return blend(denoise(twice(x), condition), guidance)
 
         return integrate(velocity, x, num_steps).reshape(*batch, *x.shape[1:])
 
@@ -247,7 +263,7 @@ class Pi0(TimeAndTask):
             norms = condition.norms
             if norms is None or isinstance(norms, Modulations):
                 return condition
-            return Condition(norms=self.PaliGemma.llm.modulations(norms))
+            return Condition(None, self.PaliGemma.llm.modulations(norms), condition.task_id)
 
         return jax.vmap(at)(jnp.asarray(times))
 
@@ -255,19 +271,31 @@ class Pi0(TimeAndTask):
         """Encodes the prefix, and returns the velocity as a function of the rest.
 
         Args:
-            observation: A batch with one leading axis.
+            observation: A batch with one leading axis. With twice as many task ids, for guidance,
+                the velocity is that of the batch with the first ids, followed by the batch with
+                the others.
 
         Returns:
             `denoise(x_t, condition)`, where `x_t` are noisy actions `[b, horizon, action_dim]` and
             `condition` is `self.condition_at(time, task_id)` or one step of `self.modulations`.
         """
+        ids, state = observation.task_id, jnp.asarray(observation.state)
+        guided = ids is not None and len(ids) == 2 * len(state)
+        if guided and self.config.num_task_tokens:
+            # The prefix knows the task, and so there are two of it.
+            observation = twice(observation.replace(task_id=None)).replace(task_id=ids)
         prefix, valid = self._embed_prefix(observation)
         mask = block_mask(np.zeros(prefix.shape[1]), valid)
         _, cache = self.PaliGemma.llm({Expert.PALIGEMMA: prefix}, positions(valid), mask)
+        if guided:
+            state = twice(state)
+        if len(valid) < len(state):
+            valid = twice(valid)
+            cache = jax.tree.map(lambda x: jnp.concatenate([x, x], axis=1), cache)
         llm = self.PaliGemma.llm.for_sampling()
 
         def denoise(x_t: Array, condition: Condition) -> Array:
-            suffix, blocks = self._embed_suffix(observation.state, x_t, condition.tokens)
+            suffix, blocks = self._embed_suffix(state, x_t, condition)
             tokens, _ = llm(
                 {Expert.ACTION: suffix},
                 suffix_positions(len(blocks), valid),
@@ -275,7 +303,7 @@ class Pi0(TimeAndTask):
                 condition=condition.norms,
                 cache=cache,
             )
-            return self._unembed(tokens)
+            return self._unembed(tokens, condition)
 
         return denoise
 
@@ -283,11 +311,16 @@ class Pi0(TimeAndTask):
         """Returns the tokens of the images, camera by camera, then those of the prompt."""
         batch = self._check(observation)
         (observation,) = self._flatten(batch, observation)
-        tokens, _ = self._embed_prefix(observation)
+        tokens, _ = self._embed_observation(observation)
         return tokens.reshape(*batch, *tokens.shape[1:])
 
     def _embed_prefix(self, observation: Observation) -> tuple[Array, Array]:
         """Returns the prefix tokens `[b, s, d]`, and which of them are valid `[b, s]`."""
+        tokens, valid = self._embed_observation(observation)
+        return self.task_tokens(tokens, valid, observation.task_id)
+
+    def _embed_observation(self, observation: Observation) -> tuple[Array, Array]:
+        """Returns what `_embed_prefix` does, without the tokens of the task."""
         keys = self.config.image_keys
         images = jnp.stack([observation.images[key] for key in keys], axis=1)
         masks = jnp.stack([observation.image_masks[key] for key in keys], axis=1)
@@ -302,21 +335,39 @@ class Pi0(TimeAndTask):
         return tokens, jnp.concatenate([image_valid, text_valid], axis=1).astype(bool)
 
     def _embed_suffix(
-        self, state: Array | np.ndarray, x_t: Array, time_emb: Array | None
+        self, state: Array | np.ndarray, x_t: Array, condition: Condition
     ) -> tuple[Array, np.ndarray]:
         """Returns the suffix tokens `[b, t, d]`, and their blocks `[t]`, see `block_mask`."""
-        tokens = self.action_in_proj(x_t)
-        if time_emb is None:  # π0.5: the norms know the time, and the prompt knows the state
+        ids, own = condition.ids_of(len(x_t)), self.task_updates
+        tokens = own.action_in(x_t, ids, self.action_in_proj(x_t))
+        if condition.tokens is None:  # π0.5: the norms know the time, the prompt knows the state
             return tokens, np.ones(x_t.shape[1])
-        time = jnp.broadcast_to(time_emb[:, None], tokens.shape)
-        hidden = self.action_time_mlp_in(jnp.concatenate([tokens, time], axis=-1))
-        tokens = self.action_time_mlp_out(jax.nn.swish(hidden))
+        time = jnp.broadcast_to(condition.tokens[:, None], tokens.shape)
+        both = jnp.concatenate([tokens, time], axis=-1)
+        hidden = jax.nn.swish(own.time_in(both, ids, self.action_time_mlp_in(both)))
+        tokens = own.time_out(hidden, ids, self.action_time_mlp_out(hidden))
         tokens = jnp.concatenate([self.state_proj(jnp.asarray(state))[:, None], tokens], axis=1)
         return tokens, np.array([1] + [2] * x_t.shape[1])
 
-    def _unembed(self, tokens: Tokens) -> Array:
-        actions = tokens[Expert.ACTION][:, -self.config.action_horizon :]
-        return self.action_out_proj(actions.astype(jnp.float32))
+    def _unembed(self, tokens: Tokens, condition: Condition) -> Array:
+        x = tokens[Expert.ACTION][:, -self.config.action_horizon :].astype(jnp.float32)
+        ids = condition.ids_of(len(x))
+        actions = self.task_updates.action_out(x, ids, self.action_out_proj(x))
+        return self.task_heads(x, ids, actions)
+
+    def _drop_ids(self, rng: Array, observation: Observation) -> Observation:
+        rate, ids = self.config.task_dropout_rate, observation.task_id
+        if not rate or ids is None:
+            return observation
+        return observation.replace(task_id=drop_ids(rng, ids, rate))
+
+    def _is_guided(self, guidance: Any) -> bool:
+        rate = self.config.task_dropout_rate if self.config.num_tasks else None
+        if check_weight(guidance, rate) == 1:
+            return False
+        if not self.config.num_tasks:
+            raise ValueError(f"guidance={guidance} needs tasks, but the model has num_tasks=0")
+        return True
 
     def _check(self, observation: Observation, **actions: Any) -> tuple[int, ...]:
         batch = check_observation(self.config, observation)
@@ -326,7 +377,9 @@ class Pi0(TimeAndTask):
                 check_shape(name, array, chunk, "the axes are [*b, action_horizon, action_dim]")
         return batch
 
-    def _check_kept(self, kept: Condition, observation: Observation, num_steps: Any) -> None:
+    def _check_kept(
+        self, kept: Condition, observation: Observation, num_steps: Any, guided: bool
+    ) -> None:
         if observation.task_id is not None:
             raise ValueError(
                 "modulations have their task already, and observation.task_id could be another: "
@@ -344,10 +397,12 @@ class Pi0(TimeAndTask):
                 f"modulations are those of {steps} steps, but num_steps={num_steps}: pass "
                 f"num_steps={steps}, as a static number, or make the modulations anew"
             )
-        if rows not in (1, len(observation.state)):
+        count, factor = len(observation.state), 2 if guided else 1
+        if rows not in (factor, factor * count):
+            more = ", and as many of NULL_TASK after them, as there is a guidance" if guided else ""
             raise ValueError(
-                f"modulations are those of {rows} tasks, but there are {len(observation.state)} "
-                "observations: make them with one task_id, or with one for each observation"
+                f"modulations are those of {rows} tasks, but there are {count} observations: make "
+                f"them with one task_id, or with one for each observation{more}"
             )
 
     def _flatten(self, batch: tuple[int, ...], observation: Observation, *arrays: Any) -> Any:

@@ -14,6 +14,7 @@ from taskcond.merging.merge import merge_into, merge_params
 from taskcond.merging.new_rows import rows_by_neighbours, rows_by_regression
 from taskcond.merging.report import MergeError, MergeReport
 from taskcond.nn.conditioner import TaskConditioner
+from taskcond.nn.dropout import drop_ids
 from taskcond.nn.fusion import Fusion
 from taskcond.nn.guidance import guide
 from taskcond.nn.linear import TaskLinear
@@ -44,6 +45,7 @@ __all__ = [
     "TextPrefix",
     "checkpoint",
     "diagnostics",
+    "drop_ids",
     "extract_task_id",
     "functional",
     "guide",

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from flax import nnx
 
-from taskcond import TaskVocabulary
+from taskcond import TaskConditioner, TaskLoRA, TaskVocabulary
 from taskcond.checkpoint import (
     CheckpointError,
     TaskConditioning,
     change_tasks,
+    load_into,
     load_params,
     save_params,
 )
-from taskcond.trees import flatten
+from taskcond.trees import flatten, to_dict
 from tests.support.checkpoints import (
     NAMES,
     TABLE,
@@ -102,3 +107,98 @@ def test_contradicting_vocabularies_are_refused(tmp_path):
         change_tasks(tmp_path / "x", tmp_path / "y", NAMES, source_vocabulary=other)
     with pytest.raises(CheckpointError, match="no task table"):
         change_tasks(TINY / "released", tmp_path / "y", rows=[0])
+
+
+class WithLoRA(nnx.Module):
+    """A model with a table and factors for each task, and weights that all tasks share."""
+
+    def __init__(self, num_tasks):
+        rngs = nnx.Rngs(0)
+        self.task_embeddings = TaskConditioner(num_tasks, 4, fusion="concat", rngs=rngs)
+        self.dense = nnx.Linear(4, 6, rngs=rngs)
+        self.lora = TaskLoRA.around(self.dense, num_tasks, 2, rngs=rngs)
+
+    def __call__(self, x, ids):
+        x = self.task_embeddings(x, ids)
+        return self.lora(x, ids, self.dense(x))
+
+
+def trained(num_tasks):
+    model = WithLoRA(num_tasks)
+    state = nnx.state(model, nnx.Param)
+    drawn = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), state)
+    nnx.update(model, drawn)
+    return model
+
+
+def test_all_that_tasks_have_of_their_own_grows_with_the_table(tmp_path):
+    old = trained(3)
+    about = TaskConditioning.of(old, vocabulary=NAMES, frames_seen=(5, 0, 9))
+    assert about.table is None
+    assert set(about.more_tables) == {"lora/down", "lora/up"}
+    save_params(nnx.state(old, nnx.Param), tmp_path / "old", conditioning=about)
+    new = TaskVocabulary([NAMES.names[2], "sort", *NAMES.names[:2]])
+    change_tasks(tmp_path / "old", tmp_path / "new", new, new_rows="mean")
+    grown = WithLoRA(4)
+    load_into(grown, tmp_path / "new", vocabulary=new)
+    x, rows = jnp.ones((3, 4)), jnp.array([2, 3, 0])
+    np.testing.assert_array_equal(grown(x, rows), old(x, jnp.arange(3)))
+    assert TaskConditioning.load(tmp_path / "new").more_tables == about.more_tables
+    factors = [
+        leaf["lora"]["up"]
+        for leaf in map(load_ignoring_warnings, (tmp_path / "old", tmp_path / "new"))
+    ]
+    np.testing.assert_allclose(factors[1][1], factors[0].mean(0), rtol=1e-6)
+
+
+def test_zeros_that_never_learn_are_warned_of(tmp_path):
+    old = trained(3)
+    about = TaskConditioning.of(old, vocabulary=NAMES)
+    save_params(nnx.state(old, nnx.Param), tmp_path / "old", conditioning=about)
+    with pytest.warns(UserWarning, match="zeros are never learnt"):
+        change_tasks(tmp_path / "old", tmp_path / "new", TaskVocabulary([*NAMES, "sort"]))
+
+
+def test_the_moments_of_all_of_them_grow_too(tmp_path):
+    old = trained(3)
+    params = to_dict(nnx.state(old, nnx.Param))
+    state = {"step": np.int32(7), "params": params, "opt_state": {"mu": params}}
+    about = TaskConditioning.of(old, vocabulary=NAMES)
+    save_params(params, tmp_path / "plain", conditioning=about)
+    ocp.PyTreeCheckpointer().save(tmp_path / "state", state)
+    (tmp_path / "state" / "task_conditioning.json").write_text(about.to_json())
+    change_tasks(
+        tmp_path / "state", tmp_path / "new", TaskVocabulary([*NAMES, "sort"]), new_rows="mean"
+    )
+    found = flatten(ocp.PyTreeCheckpointer().restore(tmp_path / "new"))
+    for path in ("task_embeddings/embedding", *about.more_tables):
+        assert found[f"opt_state/mu/{path}"].shape[0] == found[f"params/{path}"].shape[0] == 4
+        assert not found[f"opt_state/mu/{path}"][3].any()
+    assert found["params/task_embeddings/projection"].shape == (8, 4)
+
+
+def test_more_tables_that_do_not_fit_are_refused(tmp_path):
+    params = small(3)
+    for wrong in ("dense/kernel", "nothing"):
+        about = TaskConditioning(3, 4, more_tables=(wrong,))
+        with pytest.raises(CheckpointError, match=f"must have 3 rows, but are .*{wrong}"):
+            save_params(params, tmp_path / "x", conditioning=about)
+
+
+def test_a_model_without_a_table_is_told_by_what_it_has():
+    lora = TaskLoRA(3, (4, 6), 2, rngs=nnx.Rngs(0))
+    about = TaskConditioning.of(lora)
+    assert (about.num_tasks, about.features, about.table, about.more_tables) == (
+        3,
+        2,
+        "down",
+        ("up",),
+    )
+    assert TaskConditioning.of(nnx.Linear(2, 2, rngs=nnx.Rngs(0))) is None
+
+    class Two(nnx.Module):
+        def __init__(self):
+            self.a, self.b = (TaskConditioner(n, 4, rngs=nnx.Rngs(0)) for n in (3, 5))
+
+    with pytest.raises(CheckpointError, match="cannot say what these leaves mean"):
+        TaskConditioning.of(Two())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,8 @@ from flax import nnx, traverse_util
 from jaxtyping import Array
 
 from examples.pi0.model import Pi0, Pi0Config
+from taskcond import SharedTaskParam, TaskParam, TaskVocabulary
+from taskcond.checkpoint import TaskConditioning
 from taskcond.trees import flatten, rebuild, replace_values, to_dict
 
 Params = Mapping[str, Any]
@@ -28,6 +30,7 @@ class Blueprint:
         config: See above.
         shapes: `{path: jax.ShapeDtypeStruct}` of all parameters. Those that are not trained have
             the dtype of the computation, and the others float32.
+        task_tables: The paths of the parameters with a row for each task.
     """
 
     def __init__(self, config: Pi0Config, frozen: frozenset[str] = frozenset()):
@@ -35,6 +38,8 @@ class Blueprint:
         self._model = nnx.eval_shape(lambda: Pi0(config, rngs=nnx.Rngs(0)))
         self._tree = to_dict(nnx.state(self._model))
         self.frozen = frozen
+        has_rows = nnx.All(TaskParam, nnx.Not(SharedTaskParam))
+        self.task_tables = frozenset(flatten(nnx.state(self._model, has_rows)))
         self.shapes = {
             path: jax.ShapeDtypeStruct(
                 leaf.shape, config.compute_dtype if path in frozen else jnp.float32
@@ -45,6 +50,14 @@ class Blueprint:
     def freeze(self, frozen: frozenset[str]) -> Blueprint:
         """Returns the blueprint of the same model with other frozen parameters."""
         return Blueprint(self.config, frozen)
+
+    def conditioning(
+        self, vocabulary: TaskVocabulary, frames_seen: Sequence[int]
+    ) -> TaskConditioning | None:
+        """Returns what the rows of the tasks mean; `None` without tasks."""
+        return TaskConditioning.of(
+            self._model, vocabulary=vocabulary, frames_seen=tuple(frames_seen)
+        )
 
     def build(self, *parts: Params) -> Pi0:
         """Returns the model with these parameters, each of which is in one part."""

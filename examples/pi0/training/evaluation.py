@@ -101,10 +101,12 @@ class Evaluation:
             table=table_report(
                 np.asarray(table["task_embeddings/embedding"]),
                 scale=config.task_embedding_scale,
-                fusion="add",
+                fusion=config.task_fusion,
                 frames_seen=frames_seen,
                 names=self._names,
-            ),
+            )
+            if config.has_table
+            else None,
         )
         return diagnose(functions, batches, draws=1, seed=self._seed, ids_at_once=1)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from examples.pi0.training.configs import nearest
 
-TABLE = "task_embeddings/"
+TASK = "task_"
+"""The beginning of the paths of all that task conditioning adds."""
 
 
 def _in_expert(path: str) -> bool:
@@ -38,7 +39,7 @@ FREEZE: Mapping[str, Callable[[str], bool]] = {
         and not _is_lora(path)
         and "norm" not in path
     ),
-    "all_but_table": lambda path: not path.startswith(TABLE),
+    "all_but_table": lambda path: not path.startswith(TASK),
 }
 """The names that `freeze` knows."""
 
@@ -78,8 +79,8 @@ def part_of(path: str) -> str:
     >>> part_of("PaliGemma/llm/layers/mlp_1/linear")
     'action expert'
     """
-    if path.startswith(TABLE):
-        return "task table"
+    if path.startswith(TASK):
+        return "task table" if path.startswith("task_embeddings/") else "other task parameters"
     if _is_lora(path):
         return "low-rank updates"
     if _is_vision(path):
@@ -91,7 +92,12 @@ def part_of(path: str) -> str:
 
 def has_frozen_prefix(paths: Iterable[str], frozen: frozenset[str]) -> bool:
     """Returns whether nothing that encodes images and prompt is trained."""
-    return all(path in frozen for path in paths if _is_vision(path) or _is_language(path))
+    prefix = (
+        path
+        for path in paths
+        if _is_vision(path) or _is_language(path) or path.startswith("task_tokens/")
+    )
+    return frozen.issuperset(prefix)
 
 
 def count_parts(shapes: Mapping[str, Any]) -> dict[str, int]:

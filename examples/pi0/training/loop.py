@@ -32,7 +32,7 @@ from examples.pi0.training.pictures import draw_batch
 from examples.pi0.training.plan import Plan
 from examples.pi0.training.step import Metrics, Trainer, TrainState
 from examples.pi0.training.summary import write_summary
-from examples.pi0.training.validation import Validation, conditioning
+from examples.pi0.training.validation import Validation
 from examples.pi0.training.watchdog import Watchdog
 from examples.pi0.training.weights import load_weights
 
@@ -287,7 +287,8 @@ def _save(run: Run, state: TrainState, done: int) -> None:
 def assets(run: Run, state: TrainState) -> dict[str, bytes]:
     """Returns the files that inference needs besides the parameters."""
     plan, transform = run.plan, run.data.transform
-    about = conditioning(run.trainer, state, plan.vocabulary)
+    seen = np.asarray(state.seen).tolist()
+    about = run.trainer.blueprint.conditioning(plan.vocabulary, seen) if seen else None
     with tempfile.TemporaryDirectory() as folder:
         save_transform(transform, folder)
         save_stats(Path(folder, "norm_stats.json"), transform.stats)

@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float
 
 from examples.pi0.training.configs import OptimizerConfig
-from examples.pi0.training.groups import TABLE
+from examples.pi0.training.groups import TASK
 from taskcond.trees import flatten
 
 
@@ -83,7 +83,7 @@ def update_average(average: Any, params: Any, decay: float) -> Any:
 def _labels(params: Any) -> Any:
     def label(path: tuple[Any, ...], _: Any) -> str:
         name = "/".join(str(getattr(key, "key", key)) for key in path)
-        return "table" if name.startswith(TABLE) else "rest"
+        return "table" if name.startswith(TASK) else "rest"
 
     return jax.tree_util.tree_map_with_path(label, params)
 

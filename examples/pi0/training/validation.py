@@ -12,8 +12,6 @@ import numpy as np
 from examples.pi0.training.evaluation import Evaluation
 from examples.pi0.training.loss import Batch
 from examples.pi0.training.step import Trainer, TrainState
-from taskcond import TaskVocabulary
-from taskcond.checkpoint import TaskConditioning
 from taskcond.diagnostics import Diagnosis
 
 _DIAGNOSED = 32  # frames
@@ -63,20 +61,3 @@ class Validation:
         result = self._evaluation.diagnose(state.best, state.frozen, seen, self._few)
         self._spent += time.monotonic() - begin
         return result
-
-
-def conditioning(
-    trainer: Trainer, state: TrainState, vocabulary: TaskVocabulary
-) -> TaskConditioning | None:
-    """Returns the meaning of the table of a state; `None` without tasks."""
-    config = trainer.config.model
-    if not config.num_tasks:
-        return None
-    return TaskConditioning(
-        config.num_tasks,
-        config.action_expert.width,
-        scale=config.task_embedding_scale,
-        fusion="add",
-        vocabulary=vocabulary,
-        frames_seen=tuple(np.asarray(state.seen).tolist()),
-    )

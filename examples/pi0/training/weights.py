@@ -10,13 +10,13 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from examples.pi0.training.blueprint import Blueprint, nest
-from examples.pi0.training.groups import TABLE
+from examples.pi0.training.groups import TASK
 from taskcond import TaskVocabulary, merge_params
 from taskcond.checkpoint import Checkpoint, load_params
 from taskcond.messages import describe_unknown
 from taskcond.trees import flatten
 
-_MAY_BE_FRESH = re.compile(rf"{TABLE}.*|.*lora_[ab]")
+_MAY_BE_FRESH = re.compile(rf"{TASK}.*|.*lora_[ab]")
 _RESERVED = "unused task "
 
 
@@ -74,7 +74,7 @@ def load_weights(
 ) -> dict[str, Any]:
     """Returns the parameters by path, each of them in its shards.
 
-    Only the task table and low-rank updates may be fresh. The rows of a table with names are
+    Only what task conditioning adds and low-rank updates may be fresh. Rows of tasks with names are
     matched by name.
 
     Args:
@@ -92,8 +92,7 @@ def load_weights(
     if checkpoint is None:
         return _draw(blueprint, shardings, key, frozenset(shapes))
     fresh = frozenset(fresh_paths(blueprint, checkpoint))
-    table = f"{TABLE}embedding"
-    drawn = fresh | ({table} & set(shapes))  # new rows of a table that grows start from it
+    drawn = fresh | blueprint.task_tables  # new rows of a table that grows start from it
     target = {
         path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[path])
         for path, leaf in shapes.items()
@@ -111,13 +110,17 @@ def load_weights(
         for path, leaf in checkpoint.leaves.items()
     }
     about = checkpoint.conditioning
-    if about is not None and table in shapes:
-        about.require(scale=blueprint.config.task_embedding_scale, fusion="add")
+    if about is not None and blueprint.config.has_table:
+        config = blueprint.config
+        about.require(scale=config.task_embedding_scale, fusion=config.task_fusion)
     old = None if about is None else about.vocabulary
-    rows = None if old is None or table not in shapes else vocabulary.rows_from(old)
+    known = [path for path in blueprint.task_tables if path in checkpoint.leaves]
+    rows = None if old is None or not known else vocabulary.rows_from(old)
     source = load_params(checkpoint.path, nest(like))
     keep = [re.escape(path) for path in fresh]
-    merged, _ = merge_params(nest(target), source, keep=keep, task_rows=rows)
+    merged, _ = merge_params(
+        nest(target), source, keep=keep, task_rows=rows, task_tables=[*map(re.escape, known)]
+    )
     return flatten(merged)
 
 

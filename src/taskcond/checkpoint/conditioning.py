@@ -14,16 +14,21 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic
+from flax import nnx
 from pydantic import Field, InstanceOf
 
 from taskcond.checkpoint.storage.atomic import write_text
 from taskcond.checkpoint.storage.errors import CheckpointError
 from taskcond.checkpoint.storage.leaf import Leaf
+from taskcond.checkpoint.training import find_params
 from taskcond.checkpoint.validation import CONFIG, Count, Number, refuses
 from taskcond.data.vocabulary import TaskVocabulary
 from taskcond.ids import NULL_TASK
 from taskcond.merging.tables import Rows, is_table
 from taskcond.messages import warn
+from taskcond.nn.conditioner import TaskConditioner
+from taskcond.params import SharedTaskParam, TaskParam
+from taskcond.trees import flatten, to_dict
 
 FILE = "task_conditioning.json"
 
@@ -35,14 +40,17 @@ class TaskConditioning:
 
     Args:
         num_tasks: Height of the table.
-        features: Width of the table.
+        features: Width of the table, its last axis.
         scale: Factor on a row with which the model was trained; `None` if it is unknown.
         fusion: The fusion with which the model was trained; `None` if it is unknown.
         vocabulary: The names of the tasks; `None` if they are unknown.
         frames_seen: For each task the number of frames on which it was trained. `None` for a task,
             or for all tasks, if that is unknown.
         table: The path of the table, if its name does not tell; `None` for the only leaf called
-            `task_embeddings/embedding`.
+            `task_embeddings/embedding`. Any leaf with one row per task may be the table of a model
+            that has none of that name, such as the tokens of `TaskTokens`.
+        more_tables: The paths of the other leaves with one row per task, such as the factors of
+            `TaskLoRA`. Their rows follow those of the table.
 
     Raises:
         CheckpointError: A field has a wrong type or value, or fields contradict each other. One
@@ -60,6 +68,7 @@ class TaskConditioning:
     vocabulary: InstanceOf[TaskVocabulary] | None = None
     frames_seen: tuple[Count | None, ...] | None = None
     table: str | None = None
+    more_tables: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         problems = [
@@ -73,8 +82,61 @@ class TaskConditioning:
     @classmethod
     def unknown(cls, table: Leaf) -> TaskConditioning:
         """Returns the conditioning of a table whose checkpoint does not say what it means."""
-        num_tasks, features = table.shape
-        return cls(num_tasks, features)
+        return cls(table.shape[0], table.shape[-1])
+
+    @classmethod
+    def of(
+        cls,
+        model: nnx.Module,
+        *,
+        vocabulary: TaskVocabulary | None = None,
+        frames_seen: tuple[int | None, ...] | None = None,
+    ) -> TaskConditioning | None:
+        """Returns the conditioning of a model, by its `TaskParam`s; `None` if it has no tasks.
+
+        The table is that of its only `TaskConditioner`, or else the first leaf with rows.
+
+        Args:
+            model: The model.
+            vocabulary: See the class.
+            frames_seen: See the class.
+
+        Raises:
+            CheckpointError: The model has several `TaskConditioner`s, or leaves with different
+                numbers of rows.
+
+        >>> from flax import nnx
+        >>> import taskcond
+        >>> lora = taskcond.TaskLoRA(3, (8, 4), 2, rngs=nnx.Rngs(0))
+        >>> about = TaskConditioning.of(lora)
+        >>> about.table, about.more_tables
+        ('down', ('up',))
+        """
+        has_rows = nnx.All(TaskParam, nnx.Not(SharedTaskParam))
+        leaves = flatten(to_dict(nnx.state(model, has_rows)))
+        if not leaves:
+            return None
+        found = {
+            "/".join((*map(str, path), "embedding")): node
+            for path, node in nnx.iter_graph(model)
+            if isinstance(node, TaskConditioner) and node.embedding is not None
+        }
+        heights = {path: leaf.shape[0] for path, leaf in leaves.items()}
+        if len(found) > 1 or len({*heights.values()}) > 1:
+            raise CheckpointError(
+                f"one {FILE} cannot say what these leaves mean: {heights}; make a TaskConditioning "
+                "for the table that names the tasks"
+            )
+        table, conditioner = next(iter(found.items()), (next(iter(leaves)), None))
+        return cls(
+            leaves[table].shape[0],
+            leaves[table].shape[-1],
+            scale=None if conditioner is None else conditioner.scale,
+            fusion=None if conditioner is None else conditioner.fusion,
+            vocabulary=vocabulary,
+            frames_seen=frames_seen,
+            more_tables=tuple(path for path in leaves if path != table),
+        ).at(table, leaves)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> TaskConditioning:
@@ -116,6 +178,8 @@ class TaskConditioning:
         }
         if self.table is not None:
             content["table"] = self.table
+        if self.more_tables:
+            content["more_tables"] = list(self.more_tables)
         return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -289,7 +353,8 @@ def check_table(
     if conditioning is not None or table is not None:
         found = find_table(leaves, where, table)
         tables = [] if found is None else [found]
-    if len(tables) == 1 and len(leaves[tables[0]].shape) != 2:
+    is_named = conditioning is not None and conditioning.table is not None
+    if len(tables) == 1 and len(leaves[tables[0]].shape) != 2 and not is_named:
         raise CheckpointError(
             f"{where}: the task table {tables[0]} has the shape {list(leaves[tables[0]].shape)}, "
             "but must be [num_tasks, features]"
@@ -302,11 +367,22 @@ def check_table(
             f"table has another name, give it with table=... (--table PATH); if there is none, "
             f"delete {FILE}"
         )
-    stated = conditioning.num_tasks, conditioning.features
-    if stated != leaves[tables[0]].shape:
+    stated, shape = (conditioning.num_tasks, conditioning.features), leaves[tables[0]].shape
+    if len(shape) < 2 or stated != (shape[0], shape[-1]):
         raise CheckpointError(
             f"{where}: {FILE} is about a table of {list(stated)}, but {tables[0]} has the shape "
-            f"{list(leaves[tables[0]].shape)}; one of them belongs to another checkpoint"
+            f"{list(shape)}; one of them belongs to another checkpoint"
+        )
+    params = find_params(leaves) or ""  # where the parameters of a training state are
+    shapes = {
+        path: list(leaves[params + path].shape) if params + path in leaves else "not there"
+        for path in conditioning.more_tables
+    }
+    wrong = {path: x for path, x in shapes.items() if x[:1] != [conditioning.num_tasks]}
+    if wrong:
+        raise CheckpointError(
+            f"{where}: {FILE} has more_tables that must have {conditioning.num_tasks} rows, but "
+            f"are {wrong}; correct the field more_tables"
         )
 
 

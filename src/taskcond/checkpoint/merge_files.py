@@ -102,7 +102,8 @@ def merge_checkpoint(
         task_rows = _rows_by_name(checkpoint.conditioning, vocabulary)
     is_used = any(x is not None for x in (task_rows, vocabulary, scale, fusion))
     table = _find_table(checkpoint, wanted, table, rename or {}, is_used)
-    tables = TASK_TABLES if table is None else (re.escape(table),)
+    more = _more_tables(checkpoint.conditioning, wanted, rename or {})
+    tables = TASK_TABLES if table is None else (*map(re.escape, (table, *more)),)
     rules = MergeRules(keep, drop, rename, task_rows, new_rows, tables)
     plan, report = plan_merge(wanted, checkpoint.leaves, rules)
     report.dropped += [
@@ -110,6 +111,8 @@ def merge_checkpoint(
         for name, paths in checkpoint.beside.items()
     ]
     conditioning = _merge_conditioning(checkpoint, wanted, plan, table, vocabulary, scale, fusion)
+    if conditioning is not None and more:
+        conditioning = dataclasses.replace(conditioning, more_tables=more)
     values = _kept_values(wanted, plan, table, new_rows)
     for path, leaf in plan.items():
         if leaf.source is not None and leaf.rows is not None:
@@ -140,6 +143,14 @@ def _find_table(
     return find_table(wanted, "the model", table)
 
 
+def _more_tables(
+    about: TaskConditioning | None, wanted: Mapping[str, Any], rename: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Returns where the checkpoint's other leaves with one row per task are in the new model."""
+    old = () if about is None else about.more_tables
+    return tuple(path for path in Renaming(rename).apply(old) if path in wanted)
+
+
 def _rows_by_name(old: TaskConditioning | None, vocabulary: TaskVocabulary) -> list[int] | None:
     if old is None or old.vocabulary is None:
         return None
@@ -167,7 +178,7 @@ def _merge_conditioning(
         return None
     if fusion is not None and fusion not in FUSIONS:
         raise CheckpointError(f"fusion must be one of {list(FUSIONS)}, got {fusion!r}")
-    part, (height, width) = plan[table], wanted[table].shape
+    part, height, width = plan[table], wanted[table].shape[0], wanted[table].shape[-1]
     if part.source is None:
         new = (0,) * height
         return TaskConditioning(height, width, scale, fusion, vocabulary, new).at(table, wanted)

@@ -21,6 +21,7 @@ from taskcond.ids import NULL_TASK
 from taskcond.merging.plan import MergeRules, plan_merge
 from taskcond.merging.report import MergeReport
 from taskcond.merging.tables import Rows, Start, describe_rows, take_rows
+from taskcond.messages import warn
 
 
 def change_tasks(
@@ -40,7 +41,8 @@ def change_tasks(
 ) -> MergeReport:
     """Writes a checkpoint with more, fewer or reordered tasks; other leaves are not changed.
 
-    A training state is written whole, under the names that it has. The rows of moments and of
+    The leaves that `task_conditioning.json` lists as `more_tables` change with the table. A
+    training state is written whole, under the names that it has. The rows of moments and of
     averaged parameters change with those of the table. New rows of moments are zero.
 
     Args:
@@ -58,6 +60,9 @@ def change_tasks(
         overwrite: Whether to replace an existing checkpoint.
         dry_run: Whether to check everything and write nothing.
         progress: A function that is called with the number of bytes done and their total.
+
+    Warns:
+        UserWarning: New rows of `more_tables` start with zeros.
 
     Raises:
         CheckpointError: There is no task table, there are no names to go by, vocabularies
@@ -79,12 +84,13 @@ def change_tasks(
     new = _new_rows(old, rows, vocabulary, new_rows, starts or {})
     names = [old.name(task) for task in range(old.num_tasks)]
     rules = MergeRules(task_rows=rows, new_rows=new, old_tasks=names)
+    _warn_of_zeros(old, new)
     stored: Leaves = checkpoint
     place = path
-    tables: dict[str, Mapping[int, Start]] = {path: new}
+    tables: dict[str, Mapping[int, Start]] = dict.fromkeys((path, *old.more_tables), new)
     if checkpoint.beside:
         stored, place = checkpoint.store, checkpoint.full[path]
-        tables = _tables(checkpoint, place, new)
+        tables = _tables(checkpoint, [checkpoint.full[name] for name in tables], new)
         output = dataclasses.replace(output, like=checkpoint.store)
     wanted = _resized(stored, tables, len(rows))
     rules = dataclasses.replace(rules, task_tables=[re.escape(name) for name in tables])
@@ -99,12 +105,25 @@ def change_tasks(
 
 
 def _tables(
-    checkpoint: Checkpoint, place: str, new: Mapping[int, Start]
+    checkpoint: Checkpoint, places: Iterable[str], new: Mapping[int, Start]
 ) -> dict[str, Mapping[int, Start]]:
-    """Returns what new rows start from, for the table of a training state and its mirrors."""
+    """Returns what new rows start from, for the tables of a training state and their mirrors."""
     zeros: dict[int, Start] = dict.fromkeys(new, "zeros")
-    mirrors = find_mirrors(place, checkpoint.store.leaves)
-    return {place: new, **{name: zeros if moment else new for name, moment in mirrors.items()}}
+    found: dict[str, Mapping[int, Start]] = {}
+    for place in places:
+        mirrors = find_mirrors(place, checkpoint.store.leaves)
+        found[place] = new
+        found |= {name: zeros if moment else new for name, moment in mirrors.items()}
+    return found
+
+
+def _warn_of_zeros(old: TaskConditioning, new: Mapping[int, Start]) -> None:
+    if old.more_tables and "zeros" in new.values():
+        warn(
+            f"new rows of {[*old.more_tables]} start with zeros. Where two such leaves are "
+            "multiplied, as the factors of TaskLoRA are, zeros are never learnt. Start from the "
+            "mean or from an old task: new_rows='mean' (--new-rows mean)"
+        )
 
 
 def _resized(source: Leaves, tables: Iterable[str], height: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -50,15 +51,7 @@ def guide(
     >>> guide(velocity, 3.0)(jnp.array([4]), jnp.zeros((1, 2))).tolist()
     [[14.0, 14.0]]
     """
-    known = None if isinstance(weight, Tracer) else float(weight)
-    if known is not None and not jnp.isfinite(known):
-        raise ValueError(f"weight must be finite, got {known}")
-    if dropout_rate == 0 and known != 1:
-        warn(
-            f"guidance with weight {weight} on a model that was trained without dropout of tasks: "
-            "what it does without a task was never trained. Train it with a dropout_rate such as "
-            "0.1, or use weight 1"
-        )
+    known = check_weight(weight, dropout_rate)
 
     def guided(task_id: Any, *arrays: Any) -> Float[Array, "b ..."]:
         ids = jnp.asarray(task_id)
@@ -71,6 +64,22 @@ def guide(
         return blend(both, weight)
 
     return guided
+
+
+def check_weight(
+    weight: float | int | Float[Array, ""], dropout_rate: float | None
+) -> float | None:
+    """Returns the weight of a guidance, or `None` if it is traced; see `guide`."""
+    known = None if isinstance(weight, Tracer) else float(weight)
+    if known is not None and not math.isfinite(known):
+        raise ValueError(f"weight must be finite, got {known}")
+    if dropout_rate == 0 and known != 1:
+        warn(
+            f"guidance with weight {weight} on a model that was trained without dropout of tasks: "
+            "what it does without a task was never trained. Train it with a dropout_rate such as "
+            "0.1, or use weight 1"
+        )
+    return known
 
 
 def twice(tree: Any) -> Any:

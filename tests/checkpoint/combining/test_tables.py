@@ -107,3 +107,19 @@ def test_a_recorded_path_says_which_leaf_is_the_table(saved, tmp_path):
     a, b = (flatten(tree(seed))[TABLE] for seed in (1, 2))
     rows = flatten(load_params(tmp_path / "out"))["cond/embedding"]
     np.testing.assert_array_equal(rows, np.stack([a[0], b[1], a[2]]))
+
+
+def test_all_that_a_task_has_of_its_own_comes_from_its_owner(tmp_path):
+    saved = {}
+    for seed, name in enumerate("ab"):
+        params = {**tree(seed + 1), "lora": {"up": np.full((3, 2, 5), seed, np.float32)}}
+        conditioning = about((9, 0, 0) if name == "a" else (0, 9, 9), more_tables=("lora/up",))
+        save_params(params, tmp_path / name, conditioning=conditioning)
+        saved[name] = tmp_path / name
+    recipe = Recipe(tuple(Specialist(path) for path in saved.values()))
+    combine_checkpoints(recipe, tmp_path / "out")
+    found = flatten(load_params(tmp_path / "out"))
+    assert found["lora/up"][:, 0, 0].tolist() == [0, 1, 1]
+    rows = [flatten(tree(seed))[TABLE][task] for task, seed in enumerate((1, 2, 2))]
+    np.testing.assert_array_equal(found[TABLE], rows)
+    assert TaskConditioning.load(tmp_path / "out").more_tables == ("lora/up",)

@@ -139,7 +139,7 @@ def test_ctrl_c_keeps_the_finished_episodes_and_shows_them_as_partial(checkpoint
     while b"10/300" not in seen and (byte := process.stdout.read(1)):
         seen += byte
     process.send_signal(signal.SIGINT)
-    seen += process.communicate(timeout=40)[0]
+    seen += process.communicate(timeout=120)[0]
     assert process.returncode == 130, seen.decode()
     assert "Traceback" not in seen.decode()
     assert "(interrupted: partial)" in seen.decode()

@@ -1,5 +1,7 @@
 """Where time and task enter: the embedding of the time, and task dropout."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from flax import nnx
 from examples.pi0.condition import sincos
 from examples.pi0.model import Pi0
 from taskcond import NULL_TASK
-from tests.support.tiny_pi0 import close, shaken, tiny
+from tests.support.tiny_pi0 import chunk, close, observe, shaken, tiny
 
 
 def test_the_task_enters_at_the_timestep_embedding(policy):
@@ -23,17 +25,16 @@ def test_task_dropout_of_one_acts_without_a_task_in_training_alone():
     config = tiny(num_tasks=3, task_dropout_rate=1.0, task_embedding_scale=5.0)
     model = shaken(Pi0(config, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(model)
+    actions, key = chunk(config), jax.random.key(0)
 
-    @jax.jit
-    def embeddings(state, task_id, rng):
-        model = nnx.merge(graph, state)
-        time = jnp.array([0.3, 0.7])
-        return model.time_embedding(time, task_id), model.time_embedding(time, task_id, rng)
+    @partial(jax.jit, static_argnames="train")
+    def loss(state, task_id, train):
+        observation = observe(config, task_id=task_id)
+        return nnx.merge(graph, state).compute_loss(key, observation, actions, train=train)
 
-    kept, dropped = embeddings(state, np.array([0, 2]), jax.random.key(0))
-    null, _ = embeddings(state, np.full(2, NULL_TASK), jax.random.key(0))
-    np.testing.assert_array_equal(dropped, null)
-    assert np.abs(kept - null).max() > 0.1
+    ids, none = np.array([0, 2]), np.full(2, NULL_TASK)
+    np.testing.assert_array_equal(loss(state, ids, True), loss(state, none, True))
+    assert np.abs(loss(state, ids, False) - loss(state, none, False)).max() > 0.001
 
 
 def test_the_condition_takes_one_of_two_ways(policy):

@@ -21,11 +21,11 @@ _MIN_COSINE = 0.5  # it is close to 1 for fine-tunes of one base, and to 0 for u
 
 
 def check_same_leaves(first: Input, others: Sequence[Input]) -> None:
-    """Raises `CheckpointError` unless all inputs have the same leaves beside the task table."""
+    """Raises `CheckpointError` unless all inputs have the same leaves beside those of tasks."""
     problems = []
     for other in others:
         wanted, found = (
-            {path: leaf for path, leaf in one.leaves.items() if path != one.table}
+            {path: leaf for path, leaf in one.leaves.items() if path not in one.tables}
             for one in (first, other)
         )
         try:
@@ -43,7 +43,9 @@ def check_alike(reference: Input, others: Sequence[Input]) -> None:
     mean cosine similarity.
     """
     leaves = reference.leaves.items()
-    matrices = [path for path, leaf in leaves if len(leaf.shape) > 1 and path != reference.table]
+    matrices = [
+        path for path, leaf in leaves if len(leaf.shape) > 1 and path not in reference.tables
+    ]
     cosines: dict[str, list[float]] = {other.path: [] for other in others}
     for path in matrices:
         box = _beginning(reference, path)

@@ -127,7 +127,9 @@ def combine_checkpoints(
     )
     _check(recipe, specialists, base)
     table = combine_tables(recipe, specialists, base)
-    shared = {path: x for path, x in specialists[0].leaves.items() if path != specialists[0].table}
+    of_tasks = {} if table is None else {table.path: table.value, **table.more}
+    first = specialists[0]
+    shared = {path: leaf for path, leaf in first.leaves.items() if path not in first.tables}
     recipe.check_rules(shared)
     rules = {path: recipe.rule(path) for path in shared}
     dtypes = {path: _dtype(recipe, path, specialists, base) for path in shared}
@@ -135,13 +137,11 @@ def combine_checkpoints(
     methods = {path: rule.method for path, rule in rules.items()}
     report = CombineReport(methods, {} if table is None else table.owners)
     report.cast = _casts(dtypes, inputs)
-    if table is not None:
-        leaves[table.path] = Leaf.of(table.value)
+    leaves |= {path: Leaf.of(value) for path, value in of_tasks.items()}
 
     def pieces(path: str) -> Iterator[Piece]:
         if path not in rules:
-            assert table is not None
-            return ((box, table.value[box]) for box in leaves[path].chunks())
+            return ((box, of_tasks[path][box]) for box in leaves[path].chunks())
         combine = _combiner(rules[path], recipe.seed, path, specialists, base)
         return _combine_leaf(combine, path, leaves[path], specialists, base, report.overflowed)
 

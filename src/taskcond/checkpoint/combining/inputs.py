@@ -27,6 +27,7 @@ class Input:
         path: The path of the checkpoint.
         leaves: The leaves that are combined; low-rank leaves are folded.
         table: The path of the task table, if there is one.
+        tables: The paths of all leaves with one row per task.
         nonfinite: `{path: number of NaN and Inf}` among the values that were read by `pieces`.
     """
 
@@ -34,6 +35,8 @@ class Input:
         self.checkpoint = checkpoint
         self.path = checkpoint.path
         self.table = checkpoint.table
+        about = checkpoint.conditioning
+        self.tables = {self.table, *(() if about is None else about.more_tables)} - {None}
         self.leaves: Mapping[str, Leaf] = source.leaves
         self.nonfinite: dict[str, int] = {}
         self._source = source
@@ -49,8 +52,8 @@ class Input:
         """Reads a part of a leaf, which does not enter the hash."""
         return self._source.read(path, box)
 
-    def read_table(self, path: str) -> Shaped[np.ndarray, "tasks width"]:
-        """Reads a task table, which enters the hash."""
+    def read_table(self, path: str) -> Shaped[np.ndarray, "tasks ..."]:
+        """Reads a leaf with one row per task, which enters the hash."""
         table = read_leaf(self, path)
         self._hashes[path] = hashlib.sha256(np.ascontiguousarray(table).tobytes())
         return table

@@ -27,12 +27,14 @@ class CombinedTable:
         value: The rows.
         owners: `{task: the checkpoint that its row comes from}`.
         conditioning: The meaning of the table.
+        more: The rows of the other leaves with one row per task, by path.
     """
 
     path: str
-    value: Shaped[np.ndarray, "tasks width"]
+    value: Shaped[np.ndarray, "tasks ..."]
     owners: dict[str, str]
     conditioning: TaskConditioning
+    more: dict[str, Shaped[np.ndarray, "tasks ..."]]
 
 
 def combine_tables(
@@ -63,22 +65,28 @@ def combine_tables(
     known = [table.conditioning for table in present]
     conditioning = TaskConditioning(
         num_tasks=value.shape[0],
-        features=value.shape[1],
+        features=value.shape[-1],
         scale=next((c.scale for c in known if c.scale is not None), None),
         fusion=next((c.fusion for c in known if c.fusion is not None), None),
         vocabulary=None if names is None else TaskVocabulary(map(str, owners)),
         frames_seen=frames if any(n is not None for n in frames) else None,
+        more_tables=tuple(present[0].more),
     )
+    more = {
+        path: np.stack([table.more[path][table.rows[task]] for task, table in owners.items()])
+        for path in present[0].more
+    }
     sources = {str(task): table.source for task, table in owners.items()}
-    return CombinedTable(present[0].path, value, sources, conditioning)
+    return CombinedTable(present[0].path, value, sources, conditioning, more)
 
 
 @dataclasses.dataclass
 class _Table:
     source: str
     path: str
-    value: Shaped[np.ndarray, "tasks width"]
+    value: Shaped[np.ndarray, "tasks ..."]
     conditioning: TaskConditioning
+    more: dict[str, Shaped[np.ndarray, "tasks ..."]]
 
     @classmethod
     def read(cls, source: Input) -> _Table | None:
@@ -88,13 +96,19 @@ class _Table:
         conditioning = source.checkpoint.conditioning
         if conditioning is None:
             conditioning = TaskConditioning.unknown(source.leaves[path])
-        return cls(source.path, path, source.read_table(path), conditioning)
+        more = {name: source.read_table(name) for name in conditioning.more_tables}
+        return cls(source.path, path, source.read_table(path), conditioning, more)
 
     @property
     def rows(self) -> dict[Task, int]:
         """The row of each task."""
         names = self.conditioning.vocabulary
         return {task: i for i, task in enumerate(names or range(len(self.value)))}
+
+    def row(self, task: Task) -> bytes:
+        """Returns all that belongs to a task, to compare."""
+        leaves = (self.value, *self.more.values())
+        return b"".join(leaf[self.rows[task]].tobytes() for leaf in leaves)
 
     def frames(self, task: Task) -> int | None:
         """Returns the number of frames on which a task was trained."""
@@ -104,7 +118,8 @@ class _Table:
 def _check_alike(tables: Sequence[_Table], base: _Table | None) -> None:
     properties: dict[str, Callable[[_Table], object]] = {
         "path": lambda t: t.path,
-        "width": lambda t: t.value.shape[1],
+        "width": lambda t: t.value.shape[1:],
+        "more tables": lambda t: tuple((path, x.shape[1:]) for path, x in t.more.items()),
         "dtype": lambda t: str(t.value.dtype),
         "scale": lambda t: t.conditioning.scale,
         "fusion": lambda t: t.conditioning.fusion,
@@ -183,5 +198,5 @@ def _fallback(task: Task, tables: Sequence[_Table], base: _Table | None) -> _Tab
     if base is not None and task in base.rows:
         return base
     having = [table for table in tables if task in table.rows]
-    rows = {table.value[table.rows[task]].tobytes() for table in having}
+    rows = {table.row(task) for table in having}
     return having[0] if len(rows) == 1 else None

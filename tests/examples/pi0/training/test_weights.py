@@ -108,3 +108,20 @@ def test_rows_without_a_name_are_reserved_and_new_tasks_take_them():
     assert names(["fold"], table, num_tasks=3, add_tasks=True) == ["pour", "fold", "unused task 2"]
     with pytest.raises(ValueError, match="--model.num_tasks=2"):
         names(["a", "b"], num_tasks=1)
+
+
+def test_whatever_tasks_have_of_their_own_is_matched_by_name(tmp_path):
+    methods = {"task_fusion": "none", "task_heads": True, "task_lora_rank": 2}
+    config = tiny(num_tasks=2, **methods)
+    names = TaskVocabulary(["pour", "wipe"])
+    state = nnx.state(Pi0(config, rngs=nnx.Rngs(0)), nnx.Param)
+    params = {
+        path: jax.random.normal(jax.random.key(x.size), x.shape)
+        for path, x in flatten(state).items()
+    }
+    about = Blueprint(config).conditioning(names, [5, 7])
+    assert about.frames_seen == (5, 7)
+    save_params(params, tmp_path / "params", conditioning=about)
+    found = load(tmp_path / "params", tiny(num_tasks=3, **methods), ["wipe", "fold", "pour"])
+    for path in (about.table, *about.more_tables):
+        np.testing.assert_array_equal(found[path][np.array([2, 0])], params[path])

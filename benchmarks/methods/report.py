@@ -1,0 +1,188 @@
+"""The tables and the plot of the comparison, from the results of all methods and seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+from flax import nnx
+
+from benchmarks.measuring.counting import Cost, cost
+from benchmarks.methods.lora import lora_table
+from benchmarks.methods.policy import METHODS, Batch, Method, MethodPolicy
+from benchmarks.methods.study import (
+    BATCH,
+    QUICK,
+    Settings,
+    Study,
+    texts_of,
+)
+from examples.metaworld.hard import FIFTY, LATER, HardTask
+from examples.metaworld.policy import HORIZON
+from examples.metaworld.processes import Pool
+from examples.metaworld.report import Rate
+from examples.metaworld.world import ACTION_SIZE, STATE_SIZE
+
+Results = dict[str, list[dict[str, Any]]]
+"""For each method the results of each seed."""
+
+_SAYS_GOAL = [" cm " in task.text for task in FIFTY]
+
+
+def run(folder: Path = Path("runs/methods"), *, quick: bool = False, workers: int = 2) -> str:
+    """Compares all methods; prints and returns the tables.
+
+    Args:
+        folder: Where results are kept.
+        quick: Whether to train briefly and with one seed, to see that everything runs.
+        workers: The number of processes for the simulator.
+    """
+    settings = QUICK if quick else Settings()
+    count = len(METHODS) * settings.seeds
+    print(
+        f"{count} trainings of {settings.steps} steps, each with about "
+        f"{(3 * len(FIFTY) + len(LATER)) * settings.episodes} episodes: about "
+        f"{'5 minutes' if quick else 'an hour'} on two cores. Results are kept in {folder}."
+    )
+    with Pool(workers) as pool:
+        study = Study(folder / ("quick" if quick else "full"), settings, pool)
+        results = {
+            method.name: [study.measure(method, seed) for seed in range(settings.seeds)]
+            for method in METHODS
+        }
+    draw(results, study.folder / "methods.png")
+    tables = [main_table(results), cost_table(), guidance_table(results["add"]), lora_table()]
+    text = f"{settings}\n\n" + "\n\n".join(tables)
+    print(text)
+    return text
+
+
+def main_table(results: Results) -> str:
+    """Returns the table of success in the closed loop, in percent, and of the losses."""
+    lines = [
+        "| method | asked task | goal is in the text | it is not | another task | without id, goal "
+        "in the text | loss tells the id | margin | five later tasks | fifty after that |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, seeds in results.items():
+        parts = [
+            name,
+            str(rate(seeds, "right", FIFTY)),
+            str(rate(seeds, "right", FIFTY, lambda i: _SAYS_GOAL[i])),
+            str(rate(seeds, "right", FIFTY, lambda i: not _SAYS_GOAL[i])),
+            str(rate(seeds, "right", FIFTY, wanted=other_task)),
+            str(rate(seeds, "none", FIFTY, lambda i: _SAYS_GOAL[i])) if "none" in seeds[0] else "",
+            *(_mean(seeds, key) for key in ("accuracy", "margin")),
+            str(rate(seeds, "later", LATER)),
+            str(rate(seeds, "old after", FIFTY))
+            + (", the same" if all(seed["same"] for seed in seeds) else ""),
+        ]
+        lines.append(f"| {' | '.join(parts)} |")
+    return "\n".join(lines)
+
+
+def asked_task(done: str | None, asked: str) -> bool:
+    """Returns whether an episode did its task."""
+    return done == asked
+
+
+def other_task(done: str | None, asked: str) -> bool:
+    """Returns whether an episode did another task."""
+    return done not in (None, asked)
+
+
+def rate(
+    seeds: Sequence[Mapping[str, Any]],
+    key: str,
+    tasks: Sequence[HardTask],
+    chosen: Callable[[int], bool] = lambda _: True,
+    wanted: Callable[[str | None, str], bool] = asked_task,
+) -> Rate:
+    """Returns how many episodes of some tasks, over all seeds, ended as wanted."""
+    hits = [
+        wanted(done, tasks[i * len(tasks) // len(seed[key])].name)
+        for seed in seeds
+        for i, done in enumerate(seed[key])
+        if chosen(i * len(tasks) // len(seed[key]))
+    ]
+    return Rate(sum(hits), len(hits))
+
+
+def cost_table() -> str:
+    """Returns parameters, and what XLA counts of a training step."""
+    base = _step_cost(METHODS[0])
+    lines = [
+        "| method | parameters | of tasks | FLOPs of a training step | bytes |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for method in METHODS:
+        policy = MethodPolicy(method, len(FIFTY), nnx.Rngs(0))
+        total, shared = _size(policy), _size(MethodPolicy(method, 0, nnx.Rngs(0)))
+        found = _step_cost(method)
+        flops, moved = found.flops / base.flops, found.bytes / base.bytes
+        lines.append(
+            f"| {method.name} | {total:,} | {total - shared:,} | {flops:.3f} | {moved:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def guidance_table(seeds: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the success of guided sampling."""
+    keys = {"0": "guidance 0.0", "1": "right", "1.5": "guidance 1.5", "3": "guidance 3.0"}
+    lines = ["| guidance | asked task | another task |", "|---:|---:|---:|"]
+    for weight, key in keys.items():
+        done, other = (rate(seeds, key, FIFTY, wanted=f) for f in (asked_task, other_task))
+        lines.append(f"| {weight} | {done} | {other} |")
+    return "\n".join(lines)
+
+
+def draw(results: Results, path: Path) -> None:
+    """Draws the success of all methods, with intervals, and that of the later tasks."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
+    places = np.arange(len(results))[::-1]
+    panels = (("right", FIFTY, "fifty tasks"), ("later", LATER, "five later tasks, ten demos each"))
+    for axis, (key, tasks, title) in zip(axes, panels, strict=True):
+        rates = [rate(seeds, key, tasks) for seeds in results.values()]
+        means = np.array([100 * r.hits / r.total for r in rates])
+        bounds = np.array([[100 * x for x in r.interval] for r in rates])
+        axis.barh(places, means, color="#4477aa", height=0.65)
+        errors = np.abs(bounds.T - means)
+        axis.errorbar(means, places, xerr=errors, fmt="none", ecolor="black", capsize=3)
+        axis.set_xlim(0, 100)
+        axis.set_xlabel("episodes that did the asked task, percent")
+        axis.set_title(title)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_yticks(places, list(results))
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _mean(seeds: Sequence[Mapping[str, Any]], key: str) -> str:
+    values = [seed[key] for seed in seeds if key in seed]
+    return f"{100 * statistics.mean(values):.0f}" if values else ""
+
+
+def _size(policy: MethodPolicy) -> int:
+    return sum(x.size for x in jax.tree.leaves(nnx.state(policy, nnx.Param)))
+
+
+def _step_cost(method: Method) -> Cost:
+    graph, state = nnx.split(MethodPolicy(method, len(FIFTY), nnx.Rngs(0)))
+    texts = jnp.asarray(texts_of(method))
+    batch: Batch = {
+        "state": jnp.zeros((BATCH, STATE_SIZE)),
+        "actions": jnp.zeros((BATCH, HORIZON, ACTION_SIZE)),
+        "action_is_pad": jnp.zeros((BATCH, HORIZON), bool),
+        "task_id": jnp.zeros(BATCH, jnp.int32),
+    }
+
+    def loss(state: nnx.State) -> jax.Array:
+        return nnx.merge(graph, state).loss(jax.random.key(0), batch, texts)
+
+    return cost(jax.grad(loss), state)

@@ -1,0 +1,277 @@
+"""Trains a method on the hard tasks, rolls it out, and measures it offline; keeps what is done."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from benchmarks.methods.policy import (
+    METHODS,
+    Batch,
+    Method,
+    MethodPolicy,
+    embed_texts,
+    sample,
+)
+from examples.metaworld.collect import collect
+from examples.metaworld.episodes import Episode, Job, run_jobs
+from examples.metaworld.hard import FIFTY, LATER, HardTask
+from examples.metaworld.processes import Pool
+from examples.metaworld.tasks import vocabulary_of
+from examples.metaworld.train import read
+from examples.training import fit
+from taskcond import NULL_TASK, TaskParam
+from taskcond.checkpoint import TaskConditioning, load_into, open_checkpoint, save_params
+from taskcond.diagnostics import losses_by_task, task_confusion
+
+BATCH = 256
+LATER_DEMONSTRATIONS = 10
+ALL_TASKS = (*FIFTY, *LATER)
+Frames = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a study costs.
+
+    Attributes:
+        steps: Training steps on fifty tasks.
+        later_steps: Training steps on five more tasks.
+        episodes: Episodes of each task.
+        seeds: The number of seeds.
+    """
+
+    steps: int = 3000
+    later_steps: int = 500
+    episodes: int = 2
+    seeds: int = 3
+
+
+QUICK = Settings(steps=400, later_steps=100, episodes=1, seeds=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A folder of data and results.
+
+    Attributes:
+        folder: The folder.
+        settings: What it costs.
+        pool: Runs the simulators.
+    """
+
+    folder: Path
+    settings: Settings
+    pool: Pool
+
+    def frames(self, tasks: Sequence[HardTask], name: str) -> Frames:
+        """Returns the demonstrations of tasks; records them if they are not there."""
+        root = self.folder / name
+        if not root.exists():
+            is_later = tasks == LATER
+            counts = [LATER_DEMONSTRATIONS if is_later else t.demonstrations for t in tasks]
+            collect(root, tasks, counts, pool=self.pool)
+        return read(root, vocabulary_of(ALL_TASKS))
+
+    def measure(self, method: Method, seed: int) -> dict[str, Any]:
+        """Returns the numbers of a method and a seed, from its file if they are there."""
+        folder = self.folder / method.name.replace(" ", "_") / f"seed_{seed}"
+        file = folder / "results.json"
+        about = dataclasses.asdict(self.settings)
+        if file.exists() and (kept := json.loads(file.read_text()))["settings"] == about:
+            return kept["results"]
+        results = self._measure(method, seed, folder)
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps({"settings": about, "results": results}))
+        partial.rename(file)
+        return results
+
+    def _measure(self, method: Method, seed: int, folder: Path) -> dict[str, Any]:
+        frames = self.frames(FIFTY, "fifty")
+        policy = MethodPolicy(method, len(FIFTY), nnx.Rngs(seed))
+        train(policy, frames, self.settings.steps, seed=seed, label=method.name)
+        save(policy, folder / "fifty", FIFTY)
+        results: dict[str, Any] = {"right": self.roll_out(folder / "fifty", FIFTY, seed)}
+        if method.reads_ids:
+            results["none"] = self.roll_out(folder / "fifty", FIFTY, seed, ids="none")
+            results |= offline(policy, frames, seed)
+        if method.name == "add":
+            for weight in (0.0, 1.5, 3.0):
+                found = self.roll_out(folder / "fifty", FIFTY, seed, weight=weight)
+                results[f"guidance {weight}"] = found
+        return results | self._add_later(method, seed, folder, results["right"])
+
+    def _add_later(
+        self, method: Method, seed: int, folder: Path, before: list[str | None]
+    ) -> dict[str, Any]:
+        """Adds five tasks with few demonstrations; trains what tasks have of their own, if any."""
+        policy = MethodPolicy(method, len(ALL_TASKS), nnx.Rngs(seed))
+        load_into(policy, folder / "fifty", vocabulary=vocabulary_of(ALL_TASKS))
+        trainable = TaskParam if method.reads_ids else nnx.Param
+        train(
+            policy,
+            self.frames(LATER, "later"),
+            self.settings.later_steps,
+            seed=seed,
+            label=f"{method.name}, later",
+            trainable=trainable,
+            learning_rate=1e-2 if method.reads_ids else 1e-3,
+        )
+        save(policy, folder / "later", ALL_TASKS)
+        return {
+            "later": self.roll_out(folder / "later", LATER, seed),
+            "old after": self.roll_out(folder / "later", FIFTY, seed),
+            "same": before == self.roll_out(folder / "later", FIFTY, seed),
+        }
+
+    def roll_out(
+        self,
+        path: Path,
+        tasks: Sequence[HardTask],
+        seed: int,
+        *,
+        ids: str = "right",
+        weight: float = 1.0,
+    ) -> list[str | None]:
+        """Returns for each episode the name of the task that was done, task by task."""
+        count = self.settings.episodes
+        jobs = [
+            Job(task, task, start=i * count + episode)
+            for i, task in enumerate(tasks)
+            for episode in range(count)
+        ]
+        told = path.with_name(f"{path.name}#{ids}#{weight}")
+        label = f"{path.parent.parent.name}, {ids}"[:28]
+        episodes: list[Episode] = run_jobs(
+            jobs, load_actor, told, pool=self.pool, tasks=ALL_TASKS, seed=seed + 100, label=label
+        )
+        if self.pool.interrupted:
+            raise KeyboardInterrupt
+        return [None if e.done is None else e.done.name for e in episodes]
+
+
+@functools.cache
+def texts_of(method: Method) -> Float[np.ndarray, "n t"]:
+    """Returns the vectors of the texts of all tasks, as a method has them."""
+    return embed_texts(
+        [
+            f"[{i:02d}] {task.text}" if method.prefix else task.text
+            for i, task in enumerate(ALL_TASKS)
+        ]
+    )
+
+
+def train(
+    policy: MethodPolicy,
+    frames: Frames,
+    steps: int,
+    *,
+    seed: int,
+    label: str,
+    trainable: type[nnx.Param] = nnx.Param,
+    learning_rate: float = 1e-3,
+) -> None:
+    """Trains a policy in place.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed.
+    """
+    texts = jnp.asarray(texts_of(policy.method))
+
+    def loss(model: MethodPolicy, key: Array, batch: Batch) -> Float[Array, ""]:
+        return model.loss(key, batch, texts)
+
+    done = fit(
+        policy,
+        loss,
+        _batches(frames, seed),
+        steps=steps,
+        learning_rate=learning_rate,
+        seed=seed,
+        label=label[:28],
+        trainable=trainable,
+        weight_decay=0.0 if trainable is TaskParam else 1e-4,
+    )
+    if done < steps:
+        raise KeyboardInterrupt
+
+
+def save(policy: MethodPolicy, path: Path, tasks: Sequence[HardTask]) -> None:
+    """Saves a policy with the names of its tasks."""
+    about = TaskConditioning.of(policy, vocabulary=vocabulary_of(tasks))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_params(nnx.state(policy, nnx.Param), path, conditioning=about, overwrite=True)
+
+
+def offline(policy: MethodPolicy, frames: Frames, seed: int, count: int = 512) -> dict[str, float]:
+    """Returns how well the policy's own loss tells the tasks of demonstrations apart."""
+    graph, state = nnx.split(policy)
+    texts = jnp.asarray(texts_of(policy.method))
+
+    @jax.jit
+    def losses(key: Array, batch: Batch, ids: Array) -> Float[Array, " b"]:
+        return nnx.merge(graph, state).frame_losses(key, batch, ids, texts)
+
+    rows = np.random.default_rng(seed).permutation(len(frames["state"]))[:count]
+    batch = {key: jnp.asarray(values[rows]) for key, values in frames.items()}
+    key = jax.random.key(seed)
+    found = losses_by_task(
+        lambda ids: losses(key, batch, ids), len(rows), len(FIFTY), ids_at_once=5
+    )
+    confusion = task_confusion(found, np.asarray(batch["task_id"]))
+    return {"accuracy": confusion.accuracy, "margin": confusion.effect}
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodActor:
+    """A policy as an `Actor`, which knows the text of each task by its name.
+
+    Attributes:
+        policy: The policy.
+        without_ids: Whether it acts by the text alone.
+        weight: The weight of its guidance.
+    """
+
+    policy: MethodPolicy
+    without_ids: bool
+    weight: float
+
+    def act(
+        self, observation: Float[np.ndarray, "7"], task: str | None, seed: int
+    ) -> Float[np.ndarray, "h 4"]:
+        """Returns a chunk of actions."""
+        index = [t.name for t in ALL_TASKS].index(str(task))
+        ids = jnp.array([NULL_TASK if self.without_ids else index])
+        text = jnp.asarray(texts_of(self.policy.method)[[index]])
+        state = jnp.asarray(observation)[None]
+        key = jax.random.key(seed)
+        return np.asarray(sample(self.policy, key, state, text, ids, self.weight)[0])
+
+
+def load_actor(path: Path) -> MethodActor:
+    """Loads what `save` wrote; the path ends in `#right` or `#none`, and the guidance's weight."""
+    name, ids, weight = path.name.split("#")
+    path = path.with_name(name)
+    method = next(m for m in METHODS if m.name.replace(" ", "_") == path.parent.parent.name)
+    about = open_checkpoint(path).conditioning
+    count = len(ALL_TASKS) if about is None else about.num_tasks
+    policy = MethodPolicy(method, count, nnx.Rngs(0))
+    load_into(policy, path)
+    return MethodActor(policy, ids == "none", float(weight))
+
+
+def _batches(frames: Frames, seed: int) -> Iterator[Batch]:
+    rng, count = np.random.default_rng(seed), len(frames["state"])
+    while True:
+        rows = rng.integers(count, size=BATCH)
+        yield {key: jnp.asarray(values[rows]) for key, values in frames.items()}

@@ -1,0 +1,139 @@
+"""Every method of telling tasks apart by a field of the config, and guidance."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from examples.pi0.model import Pi0
+from taskcond import NULL_TASK, TaskParam, merge_into
+from taskcond.trees import flatten
+from tests.support import as_untyped_code
+from tests.support.tiny_pi0 import close, observe, sample, shaken, tiny, velocity
+
+METHODS = {
+    "film": {"task_fusion": "film"},
+    "gate": {"task_fusion": "gate"},
+    "concat": {"task_fusion": "concat"},
+    "tokens": {"task_fusion": "none", "num_task_tokens": 2},
+    "lora": {"task_fusion": "none", "task_lora_rank": 2},
+    "heads": {"task_fusion": "none", "task_heads": True},
+}
+IDS = np.array([2, NULL_TASK])
+
+
+def base(**changes):
+    return shaken(Pi0(tiny(**changes), rngs=nnx.Rngs(0)))
+
+
+def shifted(**changes):
+    """A model whose task parameters are not those of the start."""
+    model = base(num_tasks=3, task_dropout_rate=0.1, **changes)
+    state = nnx.state(model, TaskParam)
+    nnx.update(
+        model, jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), state)
+    )
+    return model
+
+
+@pytest.mark.parametrize("pi05", [True, False], ids=["pi05", "pi0"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_merged_model_acts_as_before_unless_it_has_tokens(method, pi05):
+    plain = base(pi05=pi05)
+    model = Pi0(tiny(num_tasks=3, pi05=pi05, **METHODS[method]), rngs=nnx.Rngs(1))
+    report = merge_into(model, nnx.state(plain, nnx.Param))
+    assert set(report.kept) == set(flatten(nnx.state(model, TaskParam)))
+    assert all(path.startswith("task_") for path in report.kept)
+    seen = observe(plain.config)
+    wanted, found = velocity(plain, seen), velocity(model, seen.replace(task_id=IDS))
+    np.testing.assert_array_equal(found[1], wanted[1]) if method != "tokens" else close(
+        found[1], wanted[1], 1e-5
+    )
+    assert (np.abs(found[0] - wanted[0]).max() > 1e-6) == (method == "tokens")
+
+
+@pytest.mark.parametrize("pi05", [True, False], ids=["pi05", "pi0"])
+@pytest.mark.parametrize("method", METHODS)
+def test_tasks_act_apart_and_kept_modulations_hold_them(method, pi05):
+    model = shifted(pi05=pi05, **METHODS[method])
+    seen = observe(model.config)
+    actions = [
+        sample(model, seen.replace(task_id=np.full(2, task)), num_steps=2) for task in (0, 2)
+    ]
+    assert np.abs(actions[0] - actions[1]).max() > 1e-3
+    mixed = sample(model, seen.replace(task_id=np.array([2, 0])), num_steps=2)
+    close(mixed, np.stack([actions[1][0], actions[0][1]]), 1e-4)
+    graph, state = nnx.split(model)
+    keep = jax.jit(lambda state: nnx.merge(graph, state).modulations(2, num_steps=2))
+    close(sample(model, seen, num_steps=2, modulations=keep(state)), actions[1], 1e-5)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("method", ["film", "tokens", "heads"])
+def test_guidance_is_a_line_through_none_and_the_task(method, kept):
+    model = shifted(**METHODS[method])
+    graph, state = nnx.split(model)
+    seen = observe(model.config)
+    task, none = (sample(model, seen.replace(task_id=np.full(2, i)), num_steps=1) for i in (2, -1))
+    if kept:
+        make = jax.jit(
+            lambda state: nnx.merge(graph, state).modulations(np.array([2, -1]), num_steps=1)
+        )
+        given = {"modulations": make(state)}
+    else:
+        given, seen = {}, seen.replace(task_id=np.full(2, 2))
+    for weight in (0.0, 3.0):
+        found = sample(model, seen, num_steps=1, guidance=weight, **given)
+        close(found, none + weight * (task - none), 1e-4)
+
+
+def test_guidance_of_one_is_no_guidance():
+    model = shifted()
+    seen = observe(model.config, task_id=IDS)
+    np.testing.assert_array_equal(
+        sample(model, seen, num_steps=2, guidance=1), sample(model, seen, num_steps=2)
+    )
+
+
+def test_a_traced_number_of_steps_is_guided_too():
+    model = shifted()
+    seen = observe(model.config, task_id=IDS)
+    graph, state = nnx.split(model)
+    noise = jnp.ones((2, 4, 5))
+
+    @jax.jit
+    def run(state, steps):
+        model = nnx.merge(graph, state)
+        return model.sample_actions(None, seen, num_steps=steps, noise=noise, guidance=2.0)
+
+    close(run(state, 2), sample(model, seen, num_steps=2, noise=noise, guidance=2.0), 1e-5)
+
+
+def test_guidance_that_cannot_work_is_refused_or_warned_of():
+    seen = observe(tiny())
+    with pytest.raises(ValueError, match="needs tasks, but the model has num_tasks=0"):
+        base().sample_actions(jax.random.key(0), seen, guidance=2.0)
+    untrained = base(num_tasks=3)
+    with pytest.warns(UserWarning, match="trained without dropout"):
+        sample(untrained, seen.replace(task_id=IDS), num_steps=1, guidance=2.0)
+    with pytest.raises(ValueError, match="task_id not found in batch"):
+        shifted().sample_actions(jax.random.key(0), seen, guidance=2.0)
+    model = shifted()
+    one = model.modulations(2, num_steps=1)
+    with pytest.raises(ValueError, match="as many of NULL_TASK after them"):
+        model.sample_actions(
+            None, seen, num_steps=1, noise=np.zeros((2, 4, 5)), modulations=one, guidance=2.0
+        )
+
+
+def test_settings_that_do_not_exist_are_refused():
+    with (
+        as_untyped_code(),
+        pytest.raises(ValueError, match="task_fusion must be one of .*got 'multiply'"),
+    ):
+        tiny(num_tasks=3, task_fusion="multiply")
+    with pytest.raises(ValueError, match="num_task_tokens must be at least 0"):
+        tiny(num_tasks=3, num_task_tokens=-1)
+    with pytest.raises(ValueError, match="rank=9 exceeds"):
+        Pi0(tiny(num_tasks=3, task_lora_rank=9), rngs=nnx.Rngs(0))
