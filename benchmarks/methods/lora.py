@@ -24,7 +24,7 @@ def lora_table() -> str:
     """Returns the table for a layer of the action expert's width."""
     layer = nnx.Linear(WIDTH, WIDTH, rngs=nnx.Rngs(0))
     lora = TaskLoRA.around(layer, TASKS, RANK, rngs=nnx.Rngs(1))
-    assert lora.down is not None and lora.up is not None
+    assert lora.up is not None
     lora.up[...] = jax.random.normal(jax.random.key(0), lora.up.shape)
     graph, state = nnx.split((layer, lora))
     x = jax.random.normal(jax.random.key(1), (BATCH, TOKENS, WIDTH))
@@ -36,7 +36,8 @@ def lora_table() -> str:
 
     def loop(state: nnx.State, x: Array, ids: Int[Array, " b"]) -> Float[Array, "b t d"]:
         layer, lora = nnx.merge(graph, state)
-        assert lora.down is not None and lora.up is not None
+        assert lora.down is not None
+        assert lora.up is not None
         y = layer(x)
         update = jnp.zeros_like(y)
         for task in range(TASKS):  # every adapter on every example, of which one counts

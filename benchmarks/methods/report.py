@@ -19,6 +19,7 @@ from benchmarks.methods.policy import METHODS, Batch, Method, MethodPolicy
 from benchmarks.methods.study import (
     BATCH,
     QUICK,
+    SAYING,
     Settings,
     Study,
     texts_of,
@@ -32,33 +33,38 @@ from examples.metaworld.world import ACTION_SIZE, STATE_SIZE
 Results = dict[str, list[dict[str, Any]]]
 """For each method the results of each seed."""
 
-_SAYS_GOAL = [" cm " in task.text for task in FIFTY]
 
-
-def run(folder: Path = Path("runs/methods"), *, quick: bool = False, workers: int = 2) -> str:
+def run(
+    folder: Path = Path("runs/methods"),
+    *,
+    seeds: int = 3,
+    quick: bool = False,
+    workers: int = 2,
+) -> str:
     """Compares all methods; prints and returns the tables.
 
     Args:
         folder: Where results are kept.
+        seeds: The number of seeds.
         quick: Whether to train briefly and with one seed, to see that everything runs.
         workers: The number of processes for the simulator.
     """
-    settings = QUICK if quick else Settings()
-    count = len(METHODS) * settings.seeds
+    settings, seeds = (QUICK, 1) if quick else (Settings(), seeds)
+    episodes = 2 * len(FIFTY) * settings.episodes + len(LATER) * settings.later_episodes
     print(
-        f"{count} trainings of {settings.steps} steps, each with about "
-        f"{(3 * len(FIFTY) + len(LATER)) * settings.episodes} episodes: about "
-        f"{'5 minutes' if quick else 'an hour'} on two cores. Results are kept in {folder}."
+        f"{len(METHODS) * seeds} trainings of {settings.steps} steps, each with about {episodes} "
+        f"episodes: about {5 if quick else 20 * seeds} minutes on two cores. Results are kept in "
+        f"{folder}."
     )
     with Pool(workers) as pool:
         study = Study(folder / ("quick" if quick else "full"), settings, pool)
         results = {
-            method.name: [study.measure(method, seed) for seed in range(settings.seeds)]
+            method.name: [study.measure(method, seed) for seed in range(seeds)]
             for method in METHODS
         }
     draw(results, study.folder / "methods.png")
     tables = [main_table(results), cost_table(), guidance_table(results["add"]), lora_table()]
-    text = f"{settings}\n\n" + "\n\n".join(tables)
+    text = f"{seeds} seeds, {settings}\n\n" + "\n\n".join(tables)
     print(text)
     return text
 
@@ -74,14 +80,14 @@ def main_table(results: Results) -> str:
         parts = [
             name,
             str(rate(seeds, "right", FIFTY)),
-            str(rate(seeds, "right", FIFTY, lambda i: _SAYS_GOAL[i])),
-            str(rate(seeds, "right", FIFTY, lambda i: not _SAYS_GOAL[i])),
+            str(rate(seeds, "right", FIFTY, lambda task: task in SAYING)),
+            str(rate(seeds, "right", FIFTY, lambda task: task not in SAYING)),
             str(rate(seeds, "right", FIFTY, wanted=other_task)),
-            str(rate(seeds, "none", FIFTY, lambda i: _SAYS_GOAL[i])) if "none" in seeds[0] else "",
+            str(rate(seeds, "none", SAYING)) if "none" in seeds[0] else "",
             *(_mean(seeds, key) for key in ("accuracy", "margin")),
             str(rate(seeds, "later", LATER)),
             str(rate(seeds, "old after", FIFTY))
-            + (", the same" if all(seed["same"] for seed in seeds) else ""),
+            + (", the same" if all(s["right"] == s["old after"] for s in seeds) else ""),
         ]
         lines.append(f"| {' | '.join(parts)} |")
     return "\n".join(lines)
@@ -101,15 +107,17 @@ def rate(
     seeds: Sequence[Mapping[str, Any]],
     key: str,
     tasks: Sequence[HardTask],
-    chosen: Callable[[int], bool] = lambda _: True,
+    chosen: Callable[[HardTask], bool] = lambda _: True,
     wanted: Callable[[str | None, str], bool] = asked_task,
 ) -> Rate:
     """Returns how many episodes of some tasks, over all seeds, ended as wanted."""
+    count = len(seeds[0][key]) // len(tasks)
+    asked = [task for task in tasks for _ in range(count)]
     hits = [
-        wanted(done, tasks[i * len(tasks) // len(seed[key])].name)
+        wanted(done, task.name)
         for seed in seeds
-        for i, done in enumerate(seed[key])
-        if chosen(i * len(tasks) // len(seed[key]))
+        for task, done in zip(asked, seed[key], strict=True)
+        if chosen(task)
     ]
     return Rate(sum(hits), len(hits))
 
