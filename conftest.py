@@ -16,9 +16,11 @@ EXTRAS = {
     ),
     "metaworld": (
         "metaworld",
+        "benchmarks/methods",
         "examples/metaworld",
         "examples/pi0/metaworld.py",
         "examples/pi0/rollout.py",
+        "tests/benchmarks",
         "tests/examples/metaworld",
         "tests/examples/pi0/test_metaworld.py",
         "tests/examples/pi0/test_rollout.py",

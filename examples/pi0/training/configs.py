@@ -268,6 +268,13 @@ def _problems(config: TrainConfig) -> list[str]:
         )
     if config.ema_decay is not None and not 0 < config.ema_decay < 1:
         problems.append(f"ema_decay is {config.ema_decay}, but must be between 0 and 1")
+    experts = {"paligemma": config.model.paligemma, "action_expert": config.model.action_expert}
+    updated = [f"model.{name}" for name, expert in experts.items() if expert.lora is not None]
+    if updated and not config.freeze:
+        problems.append(
+            f"{' and '.join(updated)} has low-rank updates (lora), but freeze is empty: "
+            "all weights are trained. Pass --freeze lora, or leave out the updates"
+        )
     if config.overwrite and config.resume:
         problems.append("overwrite and resume are both set; an existing run is deleted or goes on")
     for group in config.loss.groups:

@@ -172,6 +172,13 @@ def _facts(plan: Plan) -> dict[str, str]:
             f"{name} {size / 2**30:.2f} GiB" for name, size in memory_per_device(plan).items()
         ),
     }
+    sizes = memory_per_device(dataclasses.replace(plan, mesh=make_mesh(1, 1, 1)))
+    weights_size, whole = sizes["params"] + sizes["frozen"], sum(sizes.values())
+    whole -= sizes["gradients"]
+    facts["a checkpoint"] = (
+        f"about {whole / 2**30:.2f} GiB, of which {weights_size / 2**30:.2f} are parameters; "
+        f"{config.max_to_keep} kept at a time"
+    )
     if data is not None:
         frames = data.train.task_frames
         shown = ", ".join(f"{name} {count:,}" for name, count in list(frames.items())[:8])

@@ -133,6 +133,8 @@ def test_ctrl_c_keeps_the_finished_episodes_and_shows_them_as_partial(checkpoint
         cwd=Path(__file__).parents[3],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        # What a shell runs in the background ignores Ctrl-C, and so would what that runs.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     seen = b""

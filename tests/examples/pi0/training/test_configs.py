@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from examples.pi0.model import LoRAConfig
 from examples.pi0.training.configs import (
     ActionGroup,
     LossConfig,
@@ -36,6 +37,14 @@ def test_all_problems_are_listed_at_once():
         )
     for part in ("grad_accum=4", "warmup_steps=10", "ema_decay", "exp_name", "arm has"):
         assert part in str(caught.value)
+
+
+def test_low_rank_updates_of_nothing_frozen_are_refused():
+    expert = dataclasses.replace(TrainConfig().model.paligemma, lora=LoRAConfig(4, 4))
+    model = dataclasses.replace(TrainConfig().model, paligemma=expert)
+    with pytest.raises(ValueError, match=r"model.paligemma has low-rank .*Pass --freeze lora"):
+        TrainConfig(model=model)
+    assert TrainConfig(model=model, freeze=("lora",)).freeze == ("lora",)
 
 
 def test_unknown_settings_are_named_with_their_path():

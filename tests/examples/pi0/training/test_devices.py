@@ -68,6 +68,49 @@ def test_losses_do_not_depend_on_the_devices(make_config, tmp_path):
     assert (one["share"], grid["share"]) == (1, 0.5)  # the largest array is split in two
 
 
+RESTORE = """
+import dataclasses, sys
+import jax
+import numpy as np
+from examples.pi0.training import devices
+from examples.pi0.training.configs import from_json
+from examples.pi0.training.loop import open_checkpoints
+from examples.pi0.training.plan import make_plan
+from examples.pi0.training.step import Trainer
+from taskcond.checkpoint import load_params
+from taskcond.trees import flatten
+
+config = dataclasses.replace(from_json(open(sys.argv[1]).read()), resume=True)
+plan = make_plan(config)
+trainer = Trainer(plan.config, plan.blueprint, None)
+mesh = devices.make_mesh(config.batch_size, 2, 4)
+shardings = devices.state_shardings(mesh, trainer.shapes, min_bytes=0)
+with open_checkpoints(config.folder, plan) as checkpoints:
+    state = checkpoints.restore(trainer.shapes, shardings)
+assert int(state.step) == 6
+saved, found = flatten(load_params(config.folder / "6/params")), flatten(state.average)
+for path, value in saved.items():
+    np.testing.assert_array_equal(value, found[path], err_msg=path)
+largest = max(found.values(), key=lambda x: x.size)
+assert largest.addressable_shards[0].data.size == largest.size // 2
+print("ok")
+"""
+
+
+def test_a_checkpoint_is_restored_on_other_devices(finished, tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(to_json(finished))
+    flags = "--xla_force_host_platform_device_count=4 " + os.environ.get("XLA_FLAGS", "")
+    done = subprocess.run(
+        [sys.executable, "-c", RESTORE, str(file)],
+        env={**os.environ, "XLA_FLAGS": flags},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert done.stdout.splitlines()[-1] == "ok"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -44,6 +44,7 @@ def test_the_guides_commands_work_word_for_word(line, batch, rate, tmp_path):
     assert "The weights at" in text
     assert "A dataset (--data.root) is not there" in text
     assert "51,200" in text  # the table, 50 x 1024
+    assert "about 14.74 GiB, of which 8.03 are parameters" in text
     assert not list(tmp_path.iterdir())
 
 
