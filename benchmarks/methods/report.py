@@ -58,10 +58,9 @@ def run(
     )
     with Pool(workers) as pool:
         study = Study(folder / ("quick" if quick else "full"), settings, pool)
-        results = {
-            method.name: [study.measure(method, seed) for seed in range(seeds)]
-            for method in METHODS
-        }
+        # Seed by seed, so that an interrupted comparison has all methods with fewer seeds.
+        found = [{m.name: study.measure(m, seed) for m in METHODS} for seed in range(seeds)]
+    results = {m.name: [of_seed[m.name] for of_seed in found] for m in METHODS}
     draw(results, study.folder / "methods.png")
     tables = [main_table(results), cost_table(), guidance_table(results["add"]), lora_table()]
     text = f"{seeds} seeds, {settings}\n\n" + "\n\n".join(tables)
