@@ -11,6 +11,7 @@ from flax import nnx
 import taskcond
 from taskcond import NULL_TASK, functional
 from taskcond.nn.fusion import FUSIONS, FusionName
+from tests.support import assign
 
 IDS = jnp.array([2, NULL_TASK, 0])
 TIME = jax.random.normal(jax.random.key(1), (3, 8))
@@ -37,7 +38,8 @@ def test_the_functions_equal_the_module_bit_for_bit(fusion, dropout_rate):
     )
     projection = None
     if module.projection is not None:
-        module.projection[...] = projection = init(key, module.projection.shape)
+        projection = init(key, module.projection.shape)
+        assign(module, projection=projection)
     about = {
         "projection": projection,
         "scale": 0.3,

@@ -10,7 +10,7 @@ import taskcond
 import taskcond.linen
 from taskcond.nn.fusion import FUSIONS
 from taskcond.trees import flatten
-from tests.support import as_untyped_code
+from tests.support import as_untyped_code, assign
 
 WIDTH = 6
 
@@ -89,7 +89,7 @@ def test_gate_lets_through_what_its_gate_says():
 def test_concat_adds_a_linear_function_of_both():
     concat = taskcond.TaskConditioner(3, WIDTH, fusion="concat", scale=2.0, rngs=nnx.Rngs(0))
     weights = np.random.default_rng(1).normal(size=(2 * WIDTH, WIDTH)).astype(np.float32)
-    concat.projection[...] = jnp.asarray(weights)
+    assign(concat, projection=weights)
     emb, ids = embedding(2), jnp.array([2, 0])
     both = np.concatenate([emb, 2 * np.asarray(concat.embedding[...])[ids]], axis=1)
     np.testing.assert_allclose(concat(emb, ids), emb + both @ weights, rtol=1e-4, atol=1e-5)

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from taskcond import TaskLinear
-from tests.support import as_untyped_code
+from tests.support import as_untyped_code, assign
 
 SIZES = (4, 2, 3)
 
@@ -18,7 +18,7 @@ def head(**kwargs):
 
 def test_a_head_alone_is_a_linear_layer_of_its_task():
     made = head()
-    made.bias[...] = jnp.arange(12.0).reshape(3, 4)
+    assign(made, bias=jnp.arange(12.0).reshape(3, 4))
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 6)), jnp.float32)
     out = made(x, jnp.array([2, -1]))
     expected = x[0] @ made.kernel[2] + made.bias[2]
@@ -38,7 +38,7 @@ def test_outputs_beyond_the_size_of_a_task_are_zero():
 
 def test_a_shared_bias_is_added_for_every_task_but_not_for_none():
     made = head(bias="shared")
-    made.bias[...] = jnp.ones(4)
+    assign(made, bias=jnp.ones(4))
     out = made(jnp.zeros((2, 6)), jnp.array([1, -1]))
     np.testing.assert_array_equal(out, [[1.0] * 4, [0.0] * 4])
 

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from taskcond import TaskLoRA
-from tests.support import as_untyped_code
+from tests.support import as_untyped_code, assign
 
 EQUATIONS = {  # the layers of a transformer: input, weight, output
     "...i,io->...o": ((2, 3, 6), (6, 5)),
@@ -21,7 +21,7 @@ EQUATIONS = {  # the layers of a transformer: input, weight, output
 
 def make(equation, shape, rank=2, num_tasks=3, **kwargs):
     lora = TaskLoRA(num_tasks, shape, rank, equation=equation, rngs=nnx.Rngs(0), **kwargs)
-    lora.up[...] = jax.random.normal(jax.random.key(1), lora.up.shape)
+    assign(lora, up=jax.random.normal(jax.random.key(1), lora.up.shape))
     return lora
 
 

@@ -40,7 +40,7 @@ def test_all_problems_are_listed_at_once():
 
 
 def test_low_rank_updates_of_nothing_frozen_are_refused():
-    expert = dataclasses.replace(TrainConfig().model.paligemma, lora=LoRAConfig(4, 4))
+    expert = dataclasses.replace(TrainConfig().model.paligemma, lora=LoRAConfig(4, 4.0))
     model = dataclasses.replace(TrainConfig().model, paligemma=expert)
     with pytest.raises(ValueError, match=r"model.paligemma has low-rank .*Pass --freeze lora"):
         TrainConfig(model=model)

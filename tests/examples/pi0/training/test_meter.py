@@ -12,6 +12,7 @@ from rich.console import Console
 from examples.pi0.training import loop
 from examples.pi0.training.log import RunLog, memory, read_metrics
 from examples.pi0.training.loss import is_valid
+from tests.support import as_untyped_code
 
 
 @pytest.fixture
@@ -29,13 +30,14 @@ def batch():
 
 
 def measure(run, wait, work):
-    meter = loop._Meter(run)
-    for number in range(4):
-        with meter.waiting():
-            time.sleep(wait)
-        time.sleep(work)
-        meter.add(number, {"loss": 1.0, "grad_norm": 1.0}, batch())
-    meter.finish()
+    with as_untyped_code():
+        meter = loop._Meter(run)
+        for number in range(4):
+            with meter.waiting():
+                time.sleep(wait)
+            time.sleep(work)
+            meter.add(number, {"loss": 1.0, "grad_norm": 1.0}, batch())
+        meter.finish()
     return run.console.file.getvalue()
 
 
@@ -44,7 +46,7 @@ def test_waiting_for_data_is_said_and_counted(run):
     assert "Training waits for data in" in text
     assert "--data.num_workers" in text
     shares = [row["data_wait_share"] for row in read_metrics(run.plan.config.folder)]
-    assert min(shares) > 0.5
+    assert min(shares[:-1]) > 0.5  # the last step is read at once, without waiting
 
 
 def test_data_that_comes_in_time_is_not_complained_of(run):
@@ -57,7 +59,7 @@ def test_numbers_far_beyond_the_statistics_stop_the_run(make_config, tmp_path):
     for wrong in (21.0, np.nan):
         state = np.zeros((4, 6), np.float32)
         state[2, 3] = wrong
-        with pytest.raises(ValueError, match=r"normalized state of .*--data.stats dataset"):
+        with as_untyped_code(), pytest.raises(ValueError, match=r"state of .*--data.stats dataset"):
             loop._look_at(run, {"state": state, "actions": np.zeros((4, 4, 6))})
 
 
