@@ -212,18 +212,7 @@ class Pi0(TimeAndTask):
             noise = jax.random.normal(rng, shape)
         observation, x = self._flatten(batch, observation, noise)
         guided = self._is_guided(guidance)
-        kept = modulations
-        if kept is not None:
-            self._check_kept(kept, observation, num_steps, guided)
-            if guided and len(jax.tree.leaves(kept)[-1][0]) == 2:
-                kept = kept.repeated(len(x))
-            first = jax.tree.map(lambda of_all_steps: of_all_steps[0], kept)
-            ids = first.ids_of(2 * len(x) if guided else len(x))
-            observation = observation.replace(task_id=ids)
-        elif guided:
-            observation = observation.replace(task_id=with_none(observation.task_id))
-        if kept is None and isinstance(num_steps, int):
-            kept = self.modulations(observation.task_id, num_steps=num_steps)
+        observation, kept = self._with_condition(observation, modulations, num_steps, guided)
         denoise = self.denoiser(observation)
 
         def velocity(x: Array, step: ArrayLike, time: Array) -> Array:
@@ -236,6 +225,27 @@ class Pi0(TimeAndTask):
             return blend(denoise(twice(x), condition), guidance)
 
         return integrate(velocity, x, num_steps).reshape(*batch, *x.shape[1:])
+
+    def _with_condition(
+        self, observation: Observation, kept: Condition | None, num_steps: Any, guided: bool
+    ) -> tuple[Observation, Condition | None]:
+        """Returns the observation with the ids of both branches of a guidance, and modulations.
+
+        Modulations are `None` if the number of steps is traced.
+        """
+        if kept is not None:
+            count = len(observation.state)
+            rows = self._check_kept(kept, observation, num_steps, guided)
+            if guided and rows == 2:
+                kept = kept.repeated(count)
+            first = jax.tree.map(lambda of_all_steps: of_all_steps[0], kept)
+            ids = first.ids_of(2 * count if guided else count)
+            return observation.replace(task_id=ids), kept
+        if guided:
+            observation = observation.replace(task_id=with_none(observation.task_id))
+        if isinstance(num_steps, int):
+            kept = self.modulations(observation.task_id, num_steps=num_steps)
+        return observation, kept
 
     def modulations(self, task_id: Any = None, *, num_steps: int = 10) -> Condition:
         """Computes what time and task do in each step of `sample_actions`, in one batched product.
@@ -379,7 +389,8 @@ class Pi0(TimeAndTask):
 
     def _check_kept(
         self, kept: Condition, observation: Observation, num_steps: Any, guided: bool
-    ) -> None:
+    ) -> int:
+        """Returns the number of rows of modulations; raises `ValueError` if they do not fit."""
         if observation.task_id is not None:
             raise ValueError(
                 "modulations have their task already, and observation.task_id could be another: "
@@ -404,6 +415,7 @@ class Pi0(TimeAndTask):
                 f"modulations are those of {rows} tasks, but there are {count} observations: make "
                 f"them with one task_id, or with one for each observation{more}"
             )
+        return rows
 
     def _flatten(self, batch: tuple[int, ...], observation: Observation, *arrays: Any) -> Any:
         """Merges the leading axes `*b` into one; drops task ids if the model has no tasks."""
