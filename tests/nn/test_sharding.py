@@ -106,8 +106,9 @@ def check(script, *arguments):
 
 
 @NEEDS_AXES
-@pytest.mark.parametrize("fusion", FUSIONS)
-@pytest.mark.parametrize("kind", ["Explicit", "Auto"])
+@pytest.mark.parametrize(
+    ("kind", "fusion"), [("Auto", "add"), *(("Explicit", name) for name in FUSIONS)]
+)
 def test_fusions_on_a_mesh(kind, fusion):
     check(SCRIPT, kind, fusion)
 
