@@ -1,4 +1,4 @@
-"""The Python of docs/integrations and docs/diagnostics.md runs as it stands, page by page."""
+"""The Python of these pages of docs runs as it stands, page by page."""
 
 import re
 from pathlib import Path
@@ -49,3 +49,12 @@ def test_diagnostics(capsys):
     assert capsys.readouterr().out.startswith("No fault was found")
     assert names["confusion"].accuracy == 1
     assert names["confusion"].names == names["names"]
+
+
+def test_methods():
+    names = run("../methods.md")
+    assert names["tokens"].shape == (2, 14, 64)
+    np.testing.assert_array_equal(names["y"], names["layer"](names["x"]))
+    assert names["frame"]["prompt"] == "[07] wipe the table"
+    assert names["rows"].tolist() == [25, -1]
+    assert names["row"].shape == (1, 128)
