@@ -53,7 +53,7 @@ def run(
     episodes = 2 * len(FIFTY) * settings.episodes + len(LATER) * settings.later_episodes
     print(
         f"{len(METHODS) * seeds} trainings of {settings.steps} steps, each with about {episodes} "
-        f"episodes: about {5 if quick else 20 * seeds} minutes on two cores. Results are kept in "
+        f"episodes: about {8 if quick else 15 * seeds} minutes on two cores. Results are kept in "
         f"{folder}."
     )
     with Pool(workers) as pool:

@@ -38,7 +38,8 @@ class Rate:
 
     def __str__(self) -> str:
         low, high = self.interval
-        return f"{100 * self.hits / max(self.total, 1):.0f} ({100 * low:.0f}-{100 * high:.0f})"
+        percent = 100 * self.hits / max(self.total, 1)
+        return f"{percent:.0f} ({100 * abs(low):.0f}-{100 * high:.0f})"
 
 
 def asked_rate(episodes: Sequence[Episode]) -> Rate:
