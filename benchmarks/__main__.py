@@ -1,7 +1,7 @@
 """Runs benchmarks and writes their tables into `benchmarks/RESULTS.md`.
 
-python -m benchmarks                all but `methods`, which takes an hour, and `checkpoints`, which
-                                    takes 60 GB of disk
+python -m benchmarks                all but `methods`, which takes 45 minutes, and `checkpoints`,
+                                    which takes 60 GB of disk
 python -m benchmarks checkpoints    only that; the sections of the others stay as they are
 """
 

@@ -57,7 +57,7 @@ class Method:
 
     @property
     def reads_ids(self) -> bool:
-        """Whether there are parameters for tasks."""
+        """Returns whether there are parameters for tasks."""
         return bool(self.fusion or self.tokens or self.rank or self.heads)
 
 

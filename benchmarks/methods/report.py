@@ -17,7 +17,6 @@ from benchmarks.measuring.counting import Cost, cost
 from benchmarks.methods.lora import lora_table
 from benchmarks.methods.policy import METHODS, Batch, Method, MethodPolicy
 from benchmarks.methods.study import (
-    BATCH,
     QUICK,
     SAYING,
     Settings,
@@ -28,6 +27,7 @@ from examples.metaworld.hard import FIFTY, LATER, HardTask
 from examples.metaworld.policy import HORIZON
 from examples.metaworld.processes import Pool
 from examples.metaworld.report import Rate
+from examples.metaworld.train import BATCH
 from examples.metaworld.world import ACTION_SIZE, STATE_SIZE
 
 Results = dict[str, list[dict[str, Any]]]

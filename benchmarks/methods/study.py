@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,12 @@ from examples.metaworld.episodes import Episode, Job, run_jobs
 from examples.metaworld.hard import FIFTY, LATER, HardTask
 from examples.metaworld.processes import Pool
 from examples.metaworld.tasks import vocabulary_of
-from examples.metaworld.train import read
+from examples.metaworld.train import batches, read
 from examples.training import fit
 from taskcond import NULL_TASK, TaskParam
 from taskcond.checkpoint import TaskConditioning, load_into, open_checkpoint, save_params
 from taskcond.diagnostics import losses_by_task, task_confusion
 
-BATCH = 256
 LATER_DEMONSTRATIONS = 10
 ALL_TASKS = (*FIFTY, *LATER)
 SAYING = tuple(task for task in FIFTY if " cm " in task.text)
@@ -45,7 +44,7 @@ Frames = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a study costs.
+    """Sets what a study costs.
 
     Attributes:
         steps: Training steps on fifty tasks.
@@ -197,7 +196,7 @@ def train(
     done = fit(
         policy,
         loss,
-        _batches(frames, seed),
+        batches(frames, seed),
         steps=steps,
         learning_rate=learning_rate,
         seed=seed,
@@ -271,10 +270,3 @@ def load_actor(path: Path) -> MethodActor:
     policy = MethodPolicy(method, count, nnx.Rngs(0))
     load_into(policy, path)
     return MethodActor(policy, ids == "none", float(weight))
-
-
-def _batches(frames: Frames, seed: int) -> Iterator[Batch]:
-    rng, count = np.random.default_rng(seed), len(frames["state"])
-    while True:
-        rows = rng.integers(count, size=BATCH)
-        yield {key: jnp.asarray(values[rows]) for key, values in frames.items()}

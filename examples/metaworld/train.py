@@ -69,7 +69,7 @@ def train(
     done = fit(
         policy,
         loss,
-        _batches(frames, seed),
+        batches(frames, seed),
         steps=steps,
         learning_rate=learning_rate,
         seed=seed,
@@ -81,7 +81,8 @@ def train(
     return done
 
 
-def _batches(frames: dict[str, np.ndarray], seed: int) -> Iterator[Batch]:
+def batches(frames: dict[str, np.ndarray], seed: int) -> Iterator[Batch]:
+    """Yields batches of `BATCH` random frames, without end."""
     rng, count = np.random.default_rng(seed), len(frames["state"])
     while True:
         rows = rng.integers(count, size=BATCH)

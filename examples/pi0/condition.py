@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 import taskcond
 from examples.pi0.config import Pi0Config
 from examples.pi0.gemma import NormCondition
-from taskcond.nn.lookup import require_task_id
+from taskcond.nn.lookup import signed_ids
 
 TASK_INITS = {
     "normal": None,  # the default of the fusion
@@ -136,7 +136,7 @@ class TimeAndTask(nnx.Module):
 
     def condition(self, time: Float[ArrayLike, "*b"], task_id: Any = None) -> Condition:
         """Returns time and task as the action expert meets them; see `time_embedding`."""
-        ids = None if task_id is None else jnp.asarray(task_id)
+        ids = None if task_id is None else signed_ids(task_id)
         if self.config.pi05:
             return Condition(norms=self.adarms_cond(time, task_id), task_id=ids)
         return Condition(tokens=self.time_embedding(time, task_id), task_id=ids)
@@ -172,5 +172,5 @@ def sincos(
 
 def with_none(task_id: Any) -> Int[Array, "two_b"]:
     """Returns the ids, followed by as many of `NULL_TASK`."""
-    ids = jnp.asarray(require_task_id(task_id))
+    ids = signed_ids(task_id)
     return jnp.concatenate([ids, jnp.full_like(ids, taskcond.NULL_TASK)])

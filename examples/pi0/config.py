@@ -211,7 +211,7 @@ class Pi0Config:
 
     @property
     def has_table(self) -> bool:
-        """Whether rows of a table change the timestep embedding."""
+        """Returns whether rows of a table change the timestep embedding."""
         return self.num_tasks > 0 and self.task_fusion != "none"
 
     @property

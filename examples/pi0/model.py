@@ -369,7 +369,7 @@ class Pi0(TimeAndTask):
         rate, ids = self.config.task_dropout_rate, observation.task_id
         if not rate or ids is None:
             return observation
-        return observation.replace(task_id=drop_ids(rng, ids, rate))
+        return observation.replace(task_id=drop_ids(rng, ids, rate, self.config.num_tasks))
 
     def _is_guided(self, guidance: Any) -> bool:
         rate = self.config.task_dropout_rate if self.config.num_tasks else None

@@ -94,7 +94,8 @@ print("ok")
 
 
 NEEDS_AXES = pytest.mark.skipif(
-    not hasattr(jax.sharding, "reshard"), reason="this jax only tries out explicit axes"
+    not hasattr(jax.sharding, "reshard"),
+    reason="explicit axes need jax.sharding.reshard, which this jax does not have",
 )
 
 

@@ -12,8 +12,6 @@ import numpy as np
 from taskcond.data.vocabulary import TaskVocabulary
 from taskcond.ids import NULL_TASK, check_ids
 
-_FIELDS = {"id", "name", "prompt"}
-
 
 @dataclasses.dataclass(frozen=True)
 class TextPrefix:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from taskcond.ids import NULL_TASK
 from taskcond.messages import warn
+from taskcond.nn.lookup import signed_ids
 
 
 def guide(
@@ -54,7 +55,7 @@ def guide(
     known = check_weight(weight, dropout_rate)
 
     def guided(task_id: Any, *arrays: Any) -> Float[Array, "b ..."]:
-        ids = jnp.asarray(task_id)
+        ids = signed_ids(task_id)
         null = jnp.full_like(ids, NULL_TASK)
         if known == 1:
             return velocity(ids, *arrays)

@@ -72,6 +72,23 @@ def require_task_id(task_id: TaskIds | None) -> TaskIds:
     return task_id
 
 
+def signed_ids(task_id: TaskIds | None) -> Int[Array, "*b"]:
+    """Returns ids in a signed dtype, so that `NULL_TASK` can stand among them.
+
+    A traced id that is too large for it becomes the largest number, which is no task.
+
+    Raises:
+        ValueError: Ids are missing, or a concrete one is no int32 of -1 or more.
+        TypeError: Concrete ids are not integers.
+    """
+    ids = as_ids(require_task_id(task_id))
+    if not isinstance(ids, Tracer):
+        check_ids(ids, None)
+        return jnp.asarray(ids.astype(np.int32))
+    signed, too_large = _to_signed(ids)
+    return jnp.where(too_large, jnp.iinfo(signed.dtype).max, signed)
+
+
 def as_ids(task_id: TaskIds) -> Any:
     """Returns task ids as an array: a traced one as it is, all others as NumPy.
 
