@@ -129,7 +129,8 @@ def test_ctrl_c_keeps_the_finished_episodes_and_shows_them_as_partial(checkpoint
     command = f"-m examples.metaworld.rollout {checkpoint} --episodes 300 --workers 1 --json {out}"
     process = subprocess.Popen(
         [sys.executable, *command.split(), "--tasks", "reach up"],
-        env={**os.environ, "FORCE_COLOR": "1", "PYTHONPATH": "src:."},  # progress, as in a terminal
+        # Progress and colors, as in a terminal that is wide enough not to break the name.
+        env={**os.environ, "FORCE_COLOR": "1", "COLUMNS": "200", "PYTHONPATH": "src:."},
         cwd=Path(__file__).parents[3],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
