@@ -25,9 +25,9 @@ from examples.lerobot import Frames
 from examples.pi0.policy import Policy, load_policy
 from examples.pi0.training.blueprint import Blueprint, nest
 from examples.pi0.training.configs import CONFIG_FILE, TrainConfig, from_json
-from examples.pi0.training.data import open_datasets, task_indices
+from examples.pi0.training.data import open_datasets, task_indices, wrong_prompts
 from examples.pi0.training.evaluation import Evaluation
-from examples.pi0.training.examples import Examples, TaskPrompt, batches
+from examples.pi0.training.examples import Examples, Prompts, TaskPrompt, batches
 from examples.pi0.training.order import stratified
 from taskcond.diagnostics import Diagnosis
 from taskcond.trees import flatten, to_dict
@@ -69,12 +69,15 @@ class Result:
         action_errors: The mean squared error of sampled actions, normalized, as `losses`.
         frames: The number of frames of each task.
         diagnosis: Whether ids are used; `None` for a model without a table, or with one task.
+        prompts: The loss with the `right` prompts, and with the `wrong` ones of other tasks; empty
+            if all frames have the same prompt.
     """
 
     losses: dict[str, float]
     action_errors: dict[str, float]
     frames: dict[str, int]
     diagnosis: Diagnosis | None
+    prompts: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all numbers, for JSON."""
@@ -84,6 +87,7 @@ class Result:
             "action_errors": self.action_errors,
             "frames": self.frames,
             "diagnosis": diagnosis,
+            "prompts": self.prompts,
         }
 
     def table(self) -> Table:
@@ -110,17 +114,23 @@ def measure(args: Args) -> Result:
     vocabulary = policy.vocabulary or None
     data = open_datasets(config.data, config.model.action_horizon, vocabulary)
     names = list(data.vocabulary)
-    measured = _batches(args, config, data, policy)
+    usual = TaskPrompt(policy.prompt)
+    measured = _batches(args, config, data, policy, usual)
     evaluation = Evaluation(Blueprint(config.model), measured, names, args.seed)
     params = nest(flatten(to_dict(nnx.state(policy.model, nnx.Param))))
     diagnosis = None
     if about is not None and len(names) > 1:
         diagnosis = evaluation.diagnose(params, {}, about.frames_seen, measured)
+    prompts = {}
+    if others := wrong_prompts(data, config.data):
+        wrong = _batches(args, config, data, policy, others)
+        prompts = evaluation.prompt_losses(params, {}, wrong)
     return Result(
         evaluation.losses(params, {}),
         evaluation.action_errors(params, {}, len(measured)),
         _counts(measured, names),
         diagnosis,
+        prompts,
     )
 
 
@@ -129,6 +139,13 @@ def main(args: Args) -> int:
     console = Console()
     result = measure(args)
     console.print(result.table())
+    if result.prompts:
+        console.print(
+            f"The loss is {result.prompts['right']:.4f} with the prompt of each frame, and "
+            f"{result.prompts['wrong']:.4f} with the prompt of another task.\n",
+            highlight=False,
+            soft_wrap=True,
+        )
     if result.diagnosis is not None:
         confusion = result.diagnosis.measurements.confusion
         console.print(f"{confusion}\n", highlight=False, soft_wrap=True, markup=False)
@@ -158,13 +175,12 @@ def _settings(args: Args, policy: Policy) -> TrainConfig:
 
 
 def _batches(
-    args: Args, config: TrainConfig, data: Frames, policy: Policy
+    args: Args, config: TrainConfig, data: Frames, policy: Policy, prompts: Prompts
 ) -> list[Mapping[str, Any]]:
     """Returns the batches, tasks as equally as possible."""
     if args.held_out:
         data = data.split(config.data.val_fraction, config.seed)[1]
     positions = stratified(task_indices(data).tolist(), args.frames, args.seed)
-    prompts = TaskPrompt(policy.prompt)
     examples = Examples(data, policy.transform, positions, len(positions), prompts)
     return list(batches(examples, min(args.batch_size, len(positions))))
 

@@ -148,6 +148,10 @@ class Tokenizer:
         numbers = " ".join("*" if h else str(n) for n, h in zip(bins, hidden, strict=True))
         return f"Task: {text}, State: {numbers};\nAction: "
 
+    def decode(self, tokens: Int[np.ndarray, " length"], mask: Bool[np.ndarray, " length"]) -> str:
+        """Returns the text of tokens, as the model sees it, without its padding."""
+        return self._processor.decode(np.asarray(tokens)[np.asarray(mask)].tolist())
+
     def _prefix(self, task_id: int | np.integer | None) -> str:
         if task_id is None:
             raise ValueError(

@@ -20,6 +20,7 @@ import tyro
 from rich.console import Console
 
 from examples.pi0.training.configs import TrainConfig, from_json, nearest
+from examples.pi0.training.loader_speed import measure_loader
 from examples.pi0.training.loop import train
 from examples.pi0.training.plan import make_plan, show_plan
 from examples.pi0.training.presets import presets
@@ -72,7 +73,9 @@ def main(arguments: Sequence[str]) -> int:
         config = parse(arguments)
         plan = make_plan(config)
         console.print(show_plan(plan))
-        if not config.dry_run:
+        if config.bench_loader:
+            console.print(measure_loader(plan))
+        elif not config.dry_run:
             train(plan, console)
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         console.print(f"[red]{type(error).__name__}:[/] {error}", soft_wrap=True, highlight=False)

@@ -197,6 +197,8 @@ class TrainConfig:
         overwrite: Whether an existing run of this name is deleted.
         resume: Whether an existing run of this name goes on.
         dry_run: Whether to print the plan and end.
+        bench_loader: With a number, so many batches are read without training, and the run ends
+            with their speed.
         wandb: Whether to log to Weights & Biases, too.
         stall_seconds: After so many seconds without a step, the log shows where the program is.
     """
@@ -228,6 +230,7 @@ class TrainConfig:
     overwrite: bool = False
     resume: bool = False
     dry_run: bool = False
+    bench_loader: int = 0
     wandb: bool = False
     stall_seconds: float = 600.0
 

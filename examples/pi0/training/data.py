@@ -21,7 +21,7 @@ from examples.pi0.tokenizer import Tokenizer, train_tokenizer
 from examples.pi0.training import b1k
 from examples.pi0.training.configs import DataConfig, TrainConfig
 from examples.pi0.training.download import fetch
-from examples.pi0.training.examples import Examples, Prompts, TaskPrompt, batches
+from examples.pi0.training.examples import Examples, Prompts, TaskPrompt, WrongPrompt, batches
 from examples.pi0.training.order import WeightedOrder, stratified, task_weights
 from examples.pi0.training.skills import SkillPrompt, boundary_weights
 from examples.pi0.training.statistics import compute_stats, delta_mask
@@ -71,13 +71,32 @@ class RunData:
         )
         return batches(examples, batch_size, first=first, num_workers=self.config.num_workers)
 
-    def val_batches(self, batch_size: int, count: int) -> list[dict[str, Any]]:
-        """Returns the same batches at every call: frames of all tasks, as equally as possible."""
+    def val_batches(
+        self, batch_size: int, count: int, prompts: Prompts | None = None
+    ) -> list[dict[str, Any]]:
+        """Returns the same batches at every call: frames of all tasks, as equally as possible.
+
+        Args:
+            batch_size: The number of frames in a batch.
+            count: The number of batches.
+            prompts: The prompts; by default the names of the tasks, or the one of `data.prompt`.
+        """
         positions = stratified(task_indices(self.val).tolist(), batch_size * count, self.seed)
         size = min(batch_size, len(positions))
-        prompts = TaskPrompt(self.config.prompt)
+        prompts = prompts or TaskPrompt(self.config.prompt)
         examples = Examples(self.val, self.transform, positions, len(positions), prompts)
         return list(batches(examples, size))
+
+    @property
+    def wrong_prompts(self) -> Prompts | None:
+        """Prompts of other tasks; `None` if all frames have the same prompt."""
+        return wrong_prompts(self.val, self.config)
+
+
+def wrong_prompts(data: Frames, config: DataConfig) -> Prompts | None:
+    """Returns prompts of other tasks; `None` if all frames have the same prompt."""
+    names = tuple(data.task_frames)
+    return None if config.prompt is not None or len(names) < 2 else WrongPrompt(names)
 
 
 def open_datasets(config: DataConfig, horizon: int, vocabulary: TaskVocabulary | None) -> Frames:

@@ -43,12 +43,23 @@ class Evaluation:
 
     def losses(self, params: Params, frozen: Params) -> dict[str, float]:
         """Returns the mean loss of each task, and their mean as `all`."""
-        losses, ids = [], []
-        for number, batch in enumerate(self._batches):
-            key = jax.random.fold_in(self._key, number)
-            losses.append(np.asarray(self._losses(params, frozen, key, batch)))
-            ids.append(np.asarray(batch["task_id"]))
-        return self._means(np.concatenate(losses), np.concatenate(ids))
+        return self._mean_losses(params, frozen, self._batches)
+
+    def prompt_losses(
+        self, params: Params, frozen: Params, wrong: Sequence[Batch]
+    ) -> dict[str, float]:
+        """Returns the mean loss with the `right` prompts and with `wrong` ones.
+
+        Args:
+            params: The trained parameters.
+            frozen: The other parameters.
+            wrong: As many of the first batches as are measured, with prompts of other tasks.
+        """
+        first = self._batches[: len(wrong)]
+        return {
+            "right": self._mean_losses(params, frozen, first)["all"],
+            "wrong": self._mean_losses(params, frozen, wrong)["all"],
+        }
 
     def action_errors(self, params: Params, frozen: Params, count: int = 1) -> dict[str, float]:
         """Returns the mean squared error of sampled actions, normalized, as `losses` does.
@@ -109,6 +120,16 @@ class Evaluation:
             else None,
         )
         return diagnose(functions, batches, draws=1, seed=self._seed, ids_at_once=1)
+
+    def _mean_losses(
+        self, params: Params, frozen: Params, batches: Sequence[Batch]
+    ) -> dict[str, float]:
+        losses, ids = [], []
+        for number, batch in enumerate(batches):
+            key = jax.random.fold_in(self._key, number)
+            losses.append(np.asarray(self._losses(params, frozen, key, batch)))
+            ids.append(np.asarray(batch["task_id"]))
+        return self._means(np.concatenate(losses), np.concatenate(ids))
 
     def _means(self, values: np.ndarray, ids: np.ndarray) -> dict[str, float]:
         names = list(self._names) or [str(i) for i in range(int(ids.max()) + 1)]

@@ -38,6 +38,24 @@ class TaskPrompt:
 
 
 @dataclasses.dataclass(frozen=True)
+class WrongPrompt:
+    """The name of the next task, in order to see whether the prompt matters.
+
+    Attributes:
+        names: The names of all tasks.
+
+    >>> WrongPrompt(("pour", "wipe"))({"task": "wipe"}, np.random.default_rng(0))
+    'pour'
+    """
+
+    names: tuple[str, ...]
+
+    def __call__(self, frame: Mapping[str, Any], rng: np.random.Generator) -> str:
+        """Returns the prompt."""
+        return self.names[(self.names.index(frame["task"]) + 1) % len(self.names)]
+
+
+@dataclasses.dataclass(frozen=True)
 class Examples:
     """A source of training examples for Grain, which can be read from any number on.
 

@@ -12,7 +12,7 @@ from examples.pi0.training.configs import CONFIG_FILE, TrainConfig, differences,
 
 _LOCK = ".lock"
 _MAY_DIFFER = {
-    "resume", "overwrite", "dry_run", "log_interval", "val_log_interval",
+    "resume", "overwrite", "dry_run", "bench_loader", "log_interval", "val_log_interval",
     "val_num_batches", "diagnose_share", "save_interval", "keep_period", "max_to_keep", "wandb",
     "stall_seconds", "devices", "fsdp_devices", "runs_dir", "data.num_workers",
 }  # fmt: skip

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 from rich.console import Console
+from rich.text import Text
 
 from examples.lerobot.stats import save_stats
 from examples.pi0.augment import RECIPES
@@ -37,6 +38,7 @@ from examples.pi0.training.watchdog import Watchdog
 from examples.pi0.training.weights import load_weights
 
 _SLOW_DATA = 0.2
+_SHOWN = 3  # prompts
 _BOUND = 20.0  # of normalized numbers; larger ones mean statistics of other data
 
 
@@ -133,12 +135,7 @@ def _frames_seen(plan: Plan) -> Int[np.ndarray, " tasks"]:
 def _loop(run: Run, state: TrainState, watchdog: Watchdog) -> TrainState:
     config, first = run.plan.config, int(state.step)
     step = jax.jit(run.trainer.step, donate_argnums=0, out_shardings=(run.shardings, None))
-    validation = Validation(
-        run.trainer,
-        run.data.val_batches(config.batch_size, config.val_num_batches),
-        list(run.plan.vocabulary),
-        config.diagnose_share,
-    )
+    validation = Validation(run.trainer, run.data, list(run.plan.vocabulary))
     batches = run.data.train_batches(config.batch_size, first=first, last=config.num_train_steps)
     meter = _Meter(run)
     place = batch_sharding(run.plan.mesh)
@@ -241,7 +238,7 @@ def _explain(run: Run, number: int, values: Mapping[str, float], places: Mapping
 
 
 def _look_at(run: Run, batch: Mapping[str, Any]) -> None:
-    """Refuses numbers that do not fit the statistics; draws the pictures of the first batch."""
+    """Refuses numbers that do not fit the statistics; shows prompts and pictures of the batch."""
     for name in ("state", "actions"):
         largest = float(np.abs(batch[name]).max())
         if not largest <= _BOUND:
@@ -251,6 +248,11 @@ def _look_at(run: Run, batch: Mapping[str, Any]) -> None:
                 "normalize by its own statistics with --data.stats dataset."
             )
     draw_batch(batch, run.plan.config.folder / "first_batch.png")
+    tokenizer, names = run.data.transform.tokenizer, list(run.plan.vocabulary)
+    ids, rows = np.unique(batch["task_id"], return_index=True)
+    for task, row in list(zip(ids.tolist(), rows.tolist(), strict=True))[:_SHOWN]:
+        tokens, mask = batch["tokenized_prompt"][row], batch["tokenized_prompt_mask"][row]
+        run.log.say(Text(f"prompt of {names[task]!r}: {tokenizer.decode(tokens, mask)!r}"))
 
 
 def _validate(

@@ -38,6 +38,13 @@ def write_summary(folder: Path, plan: Plan, done: int) -> None:
         lines += ["## Are the ids used?", ""]
         lines += [f"- {finding}" for finding in findings] or ["Nothing is wrong."]
         lines += [""]
+    if "prompts" in (validations or [{}])[-1]:
+        losses = validations[-1]["prompts"]
+        lines += [
+            f"The loss is {losses['right']:.4f} with the prompt of each frame, and "
+            f"{losses['wrong']:.4f} with the prompt of another task.",
+            "",
+        ]
     rates = [row for row in rows if "steps_per_second" in row]
     if rates:
         lines += [

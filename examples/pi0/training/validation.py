@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from examples.pi0.training.data import RunData
 from examples.pi0.training.evaluation import Evaluation
-from examples.pi0.training.loss import Batch
 from examples.pi0.training.step import Trainer, TrainState
 from taskcond.diagnostics import Diagnosis
 
@@ -22,27 +22,37 @@ class Validation:
 
     Args:
         trainer: The run's.
-        batches: The batches, see `RunData.val_batches`.
+        data: The run's.
         names: The names of the table's rows.
-        share: The largest share of the time for the question whether ids are used.
     """
 
-    def __init__(
-        self, trainer: Trainer, batches: Sequence[Batch], names: Sequence[str], share: float
-    ):
-        self._num_tasks = trainer.config.model.num_tasks
-        self._evaluation = Evaluation(trainer.blueprint, batches, names, trainer.config.seed)
+    def __init__(self, trainer: Trainer, data: RunData, names: Sequence[str]):
+        config = trainer.config
+        self._num_tasks = config.model.num_tasks
+        batches = data.val_batches(config.batch_size, config.val_num_batches)
+        self._evaluation = Evaluation(trainer.blueprint, batches, names, config.seed)
+        self._wrong: list[dict[str, Any]] = []
+        if data.wrong_prompts is not None:
+            self._wrong = data.val_batches(len(batches[0]["state"]), 1, data.wrong_prompts)
         self._few = [jax.tree.map(lambda x: x[:_DIAGNOSED], dict(batches[0]))]
-        self._share = share
+        self._share = config.diagnose_share
         self._started = time.monotonic()
         self._spent = 0.0
 
     def measure(self, state: TrainState) -> dict[str, Any]:
-        """Returns losses by task, of the raw weights and of their average, and action errors."""
+        """Returns losses by task, of the raw weights and of their average, and action errors.
+
+        Where prompts differ, `prompts` has the losses with the right ones and with those of other
+        tasks.
+        """
         result = {"val": self._evaluation.losses(state.params, state.frozen)}
         if state.average is not None:
             result["val_ema"] = self._evaluation.losses(state.average, state.frozen)
         result["val_action_error"] = self._evaluation.action_errors(state.best, state.frozen)
+        if self._wrong:
+            result["prompts"] = self._evaluation.prompt_losses(
+                state.best, state.frozen, self._wrong
+            )
         return result
 
     def diagnose(self, state: TrainState, *, at_once: bool = False) -> Diagnosis | None:

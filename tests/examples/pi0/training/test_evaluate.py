@@ -24,6 +24,8 @@ def test_every_task_has_its_loss_and_error(result, dataset):
         assert values["all"] == pytest.approx(np.mean([values[task] for task in tasks]))
     assert sum(result.frames.values()) == 12
     assert result.diagnosis.measurements.confusion.counts.sum() == 12
+    assert result.prompts["right"] == pytest.approx(result.losses["all"])
+    assert result.prompts["wrong"] != result.prompts["right"]
 
 
 def test_the_step_and_its_parameters_are_the_run(finished, dataset, result):
@@ -36,9 +38,11 @@ def test_numbers_and_picture_are_written(finished, dataset, tmp_path, capsys):
     args = Args(str(finished.folder), str(dataset), frames=8, batch_size=4, held_out=True)
     args = dataclasses.replace(args, json=tmp_path / "a.json", plot=tmp_path / "a.png")
     main(args)
-    assert "action error" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "action error" in printed
+    assert "with the prompt of another task" in printed
     found = json.loads(args.json.read_text())
-    assert {"losses", "action_errors", "frames", "diagnosis"} == set(found)
+    assert {"losses", "action_errors", "frames", "diagnosis", "prompts"} == set(found)
     assert args.plot.stat().st_size > 1000
 
 

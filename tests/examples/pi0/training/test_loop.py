@@ -29,7 +29,9 @@ def test_a_run_leaves_what_a_robot_needs(finished):
     beside = find_beside(step / "params", "inputs.json")
     transform = load_transform(beside, beside / "tokenizer.model")
     assert transform.config.num_tasks == 3
-    assert (folder / "README.md").read_text().count("reach cup") == 3
+    summary = (folder / "README.md").read_text()
+    assert summary.count("reach cup") == 3
+    assert "with the prompt of another task" in summary
     assert {p.name for p in folder.iterdir()} >= {"losses.png", "first_batch.png", CONFIG_FILE}
 
 
