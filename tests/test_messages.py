@@ -1,10 +1,13 @@
 """Messages: aligned columns, and warnings that point at the caller's line."""
 
+import html
 import subprocess
 import sys
 
 import pytest
 
+from taskcond import MergeReport
+from taskcond.diagnostics import TableLearning
 from taskcond.messages import columns
 
 # A process of its own: the tests' check of types puts frames between a caller and the library.
@@ -51,3 +54,12 @@ def test_a_warning_names_the_callers_file(tmp_path, caller):
 
 def test_columns_are_as_wide_as_their_widest_cell():
     assert columns([("a", "bb", "c"), ("aaa", "b", "")]) == "a    bb  c\naaa  b"
+
+
+def test_results_show_their_text_at_a_prompt_and_in_a_notebook():
+    report = MergeReport(loaded=["a"], resized={"table": "2 -> <3> rows"})
+    assert repr(report) == str(report)
+    assert "loaded" in repr(report)
+    assert report._repr_html_() == f"<pre>{html.escape(str(report))}</pre>"
+    learning = TableLearning("change", 0.5, 0.25)
+    assert repr(learning) == str(learning)

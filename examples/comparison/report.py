@@ -43,7 +43,7 @@ def plot(
     left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1, 1.1])
     used = np.flatnonzero(after.matrix.sum(1))
     predicted = np.flatnonzero((before.matrix + after.matrix).any(0))
-    names = [_shorten(vocabulary.names[i]) for i in used]
+    names = [_shorten(vocabulary[i]) for i in used]
     left.set_ylabel("true task")
     _draw_matrix(left, before, used, predicted, names, "without task conditioning")
     numbers = list(map(str, used))

@@ -255,7 +255,7 @@ def own_prompts(ids: Sequence[int], vocabulary: TaskVocabulary | None) -> list[s
             "the tasks' names are unknown, but --own-prompts needs them; write tasks.json beside "
             "the checkpoint, see TaskVocabulary.save"
         )
-    return [None if i == NULL_TASK else vocabulary.names[i] for i in ids]
+    return [None if i == NULL_TASK else vocabulary[i] for i in ids]
 
 
 def _title(number: int, frame: Mapping[str, Any]) -> str:
@@ -268,7 +268,7 @@ def _title(number: int, frame: Mapping[str, Any]) -> str:
 def _name(task_id: int, vocabulary: TaskVocabulary | None) -> str:
     if task_id == NULL_TASK:
         return "no task"
-    return f"task {task_id}" if vocabulary is None else vocabulary.names[task_id]
+    return f"task {task_id}" if vocabulary is None else vocabulary[task_id]
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import html
 import inspect
 import warnings
 from collections.abc import Iterable, Sequence
@@ -10,6 +11,16 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
 _SHOWN = 20
+
+
+class Readable:
+    """A result that shows its text at a prompt and in a notebook, and not the numbers behind it."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,3 +116,28 @@ def test_unknown_names_are_all_listed():
         TaskVocabulary(["a"]).id_map({0: "x", 1: "a", 2: "y"})
     with pytest.raises(KeyError, match=r"no task 'wip' \(did you mean 'wipe'\?\)"):
         TaskVocabulary(["wipe", "pour"]).id("wip")
+
+
+def test_names_and_ids_are_looked_up_one_by_one_or_all_at_once():
+    vocabulary = TaskVocabulary(["pour", "wipe", "<cut>"])
+    assert [vocabulary[np.int32(i)] for i in vocabulary.ids(["wipe", "pour"])] == ["wipe", "pour"]
+    ids = vocabulary.ids(["<cut>", None])
+    assert (ids.tolist(), ids.dtype) == ([2, NULL_TASK], np.int32)
+    assert vocabulary.ids([]).shape == (0,)
+    with pytest.raises(KeyError, match=r"'wip' \(did you mean 'wipe'\?\), 'fly'"):
+        vocabulary.ids(["wip", "pour", "fly"])
+    with pytest.raises(TypeError, match="pass a list, or call id\\('pour'\\)"):
+        vocabulary.ids("pour")
+
+
+@pytest.mark.parametrize("wrong", [-1, 3, -3])
+def test_an_id_that_is_no_task_has_no_name(wrong):
+    with pytest.raises(IndexError, match=f"no task {wrong}; its ids are 0 to 2"):
+        TaskVocabulary(["pour", "wipe", "cut"])[wrong]
+
+
+def test_a_vocabulary_shows_ids_beside_names():
+    vocabulary = TaskVocabulary(["pour", "<cut>"])
+    assert repr(vocabulary) == "<2 tasks: 0 'pour', 1 '<cut>'>"
+    assert "<td>1</td><td>&lt;cut&gt;</td>" in vocabulary._repr_html_()
+    assert repr(TaskVocabulary(map(str, range(50)))).endswith("19 '19' and 30 more>")

@@ -249,7 +249,7 @@ class TaskConditioning:
 
     def name(self, task: int) -> str:
         """Returns the name of a task, or its number if names are unknown."""
-        return str(task) if self.vocabulary is None else self.vocabulary.names[task]
+        return str(task) if self.vocabulary is None else self.vocabulary[task]
 
     def named(self, vocabulary: TaskVocabulary | None) -> TaskConditioning:
         """Returns the conditioning with these names.
@@ -285,7 +285,7 @@ class TaskConditioning:
         frames = tuple(0 if row == NULL_TASK else old[row] for row in rows)
         known = frames if any(n is not None for n in frames) else None
         if vocabulary is None and self.vocabulary is not None and NULL_TASK not in rows:
-            names = [self.vocabulary.names[row] for row in rows]
+            names = [self.vocabulary[row] for row in rows]
             vocabulary = TaskVocabulary(names) if len(set(names)) == len(names) else None
         return dataclasses.replace(
             self, num_tasks=len(rows), vocabulary=vocabulary, frames_seen=known
@@ -299,7 +299,7 @@ class TaskConditioning:
         if self.vocabulary is None:
             return
         pairs = [
-            (self.vocabulary.names[row], name)
+            (self.vocabulary[row], name)
             for row, name in zip(rows, vocabulary, strict=True)
             if row != NULL_TASK
         ]

@@ -10,11 +10,11 @@ import numpy as np
 from taskcond.checkpoint.open import Checkpoint, open_checkpoint
 from taskcond.checkpoint.storage.leaf import Progress, StrPath, read_pieces
 from taskcond.merging.plan import spec
-from taskcond.messages import columns
+from taskcond.messages import Readable, columns
 
 
-@dataclasses.dataclass
-class Difference:
+@dataclasses.dataclass(repr=False)
+class Difference(Readable):
     """The difference of two checkpoints; prints as a table.
 
     Attributes:

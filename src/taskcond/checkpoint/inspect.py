@@ -11,7 +11,7 @@ from taskcond.checkpoint.storage.errors import CheckpointError
 from taskcond.checkpoint.storage.leaf import Progress, StrPath, read_leaf, read_pieces
 from taskcond.merging.finite import count_nonfinite
 from taskcond.merging.tables import is_table
-from taskcond.messages import columns
+from taskcond.messages import Readable, columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +34,8 @@ class InspectedTask:
         return f"norm {self.norm:.4g}{seen}  {self.name or ''}".rstrip()
 
 
-@dataclasses.dataclass
-class Inspection:
+@dataclasses.dataclass(repr=False)
+class Inspection(Readable):
     """The content of a checkpoint; prints as a table.
 
     Attributes:

@@ -94,5 +94,5 @@ class TextPrefix:
     def _format(self, task: int, prompt: str) -> str:
         if task == NULL_TASK:
             return prompt
-        name = "" if self.vocabulary is None else self.vocabulary.names[task]
+        name = "" if self.vocabulary is None else self.vocabulary[task]
         return self.template.format(id=task, name=name, prompt=prompt)

@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import html
 import json
+import operator
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
+
+import numpy as np
+from jaxtyping import Int
 
 from taskcond.data.lerobot_tasks import ambiguous_tasks, read_lerobot_tasks
 from taskcond.ids import NULL_TASK
 from taskcond.messages import describe_unknown, shorten
 
+_SHOWN = 20  # in `repr`
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class TaskVocabulary:
     """Ordered, distinct task names.
 
@@ -34,6 +41,8 @@ class TaskVocabulary:
     >>> vocabulary = TaskVocabulary(["pick up the radio", "turn on the radio"])
     >>> vocabulary.id("turn on the radio"), vocabulary.names[0], len(vocabulary)
     (1, 'pick up the radio', 2)
+    >>> vocabulary
+    <2 tasks: 0 'pick up the radio', 1 'turn on the radio'>
     """
 
     names: tuple[str, ...]
@@ -120,12 +129,26 @@ class TaskVocabulary:
             KeyError: The vocabulary does not hold the name.
         """
         if name not in self:
-            raise KeyError(
-                f"the vocabulary has no task {describe_unknown([name], self.names)}. "
-                f"Its tasks are {shorten(self.names)}. "
-                "Correct the name, or extend the vocabulary with `vocabulary + [...]`."
-            )
+            raise KeyError(self._unknown([name]))
         return self._ids[name]
+
+    def ids(self, names: Iterable[str | None]) -> Int[np.ndarray, " n"]:
+        """Returns the ids of tasks, int32 `[n]`; `None` becomes `NULL_TASK`.
+
+        Raises:
+            KeyError: The vocabulary lacks a name. The message lists all of them.
+            TypeError: `names` is one string.
+
+        >>> TaskVocabulary(["pour", "wipe"]).ids(["wipe", None, "pour"])
+        array([ 1, -1,  0], dtype=int32)
+        """
+        if isinstance(names, str):
+            raise TypeError(f"names is the string {names!r}; pass a list, or call id({names!r})")
+        names = list(names)
+        unknown = dict.fromkeys(name for name in names if name is not None and name not in self)
+        if unknown:
+            raise KeyError(self._unknown(unknown))
+        return np.array([NULL_TASK if n is None else self._ids[n] for n in names], np.int32)
 
     def id_map(self, dataset: TaskVocabulary | Mapping[int, str]) -> dict[int, int]:
         """Returns `{id in the dataset: id in this vocabulary}`, matched by name.
@@ -175,6 +198,23 @@ class TaskVocabulary:
         """
         return TaskVocabulary(dict.fromkeys((*self.names, *names)))
 
+    def __getitem__(self, task_id: SupportsIndex) -> str:
+        """Returns the name of a task.
+
+        Raises:
+            IndexError: There is no such task; `NULL_TASK` is none, and has no name.
+
+        >>> TaskVocabulary(["pour", "wipe"])[1]
+        'wipe'
+        """
+        index = operator.index(task_id)
+        if not 0 <= index < len(self.names):
+            raise IndexError(
+                f"the vocabulary has no task {index}; its ids are 0 to {len(self.names) - 1}"
+                + (", and NULL_TASK (-1) has no name" if index == NULL_TASK else "")
+            )
+        return self.names[index]
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -183,6 +223,25 @@ class TaskVocabulary:
 
     def __contains__(self, name: object) -> bool:
         return name in self._ids
+
+    def __repr__(self) -> str:
+        tasks = ", ".join(f"{i} {name!r}" for i, name in enumerate(self.names[:_SHOWN]))
+        more = len(self.names) - _SHOWN
+        return f"<{len(self)} tasks: {tasks}{f' and {more} more' if more > 0 else ''}>"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{index}</td><td>{html.escape(name)}</td></tr>"
+            for index, name in enumerate(self.names)
+        )
+        return f"<table><tr><th>id</th><th>task</th></tr>{rows}</table>"
+
+    def _unknown(self, names: Iterable[str]) -> str:
+        return (
+            f"the vocabulary has no task {describe_unknown(names, self.names)}. "
+            f"Its tasks are {shorten(self.names)}. "
+            "Correct the name, or extend the vocabulary with `vocabulary + [...]`."
+        )
 
     @functools.cached_property
     def _ids(self) -> dict[str, int]:

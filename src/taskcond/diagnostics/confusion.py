@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from taskcond.diagnostics import confusion_views
 from taskcond.diagnostics.interval import wilson_interval
 from taskcond.ids import check_ids
+from taskcond.messages import Readable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,8 +21,8 @@ _TIE = 1e-6
 """The relative difference of losses up to which ids share a sample: float32 has no more digits."""
 
 
-@dataclasses.dataclass(frozen=True)
-class TaskConfusion:
+@dataclasses.dataclass(frozen=True, repr=False)
+class TaskConfusion(Readable):
     """A comparison of true and predicted tasks, with the losses behind the predictions.
 
     `print` shows it as a table, and a notebook as well.

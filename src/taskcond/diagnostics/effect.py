@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from taskcond.diagnostics.html import html_table
 from taskcond.diagnostics.numbers import known
-from taskcond.messages import columns
+from taskcond.messages import Readable, columns
 
 Actions = Float[Array, "b ..."] | Float[np.ndarray, "b ..."]
 """The action, or chunk of actions, of each observation."""
@@ -18,8 +18,8 @@ Actions = Float[Array, "b ..."] | Float[np.ndarray, "b ..."]
 _HEADER = ("the action differs by", "root mean square")
 
 
-@dataclasses.dataclass(frozen=True)
-class ActionEffect:
+@dataclasses.dataclass(frozen=True, repr=False)
+class ActionEffect(Readable):
     """A comparison of the actions under several tasks or prompts.
 
     Distances are root mean squares over the numbers of an action, in the unit of actions.

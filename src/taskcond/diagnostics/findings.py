@@ -12,6 +12,7 @@ from taskcond.diagnostics.learning import TableLearning
 from taskcond.diagnostics.numbers import known
 from taskcond.diagnostics.probe import ObservationProbe
 from taskcond.diagnostics.table import TableReport
+from taskcond.messages import Readable
 
 Kind = Literal[
     "id ignored",
@@ -97,8 +98,8 @@ class Measurements:
         return {name: part.to_dict() for name, part in parts.items() if part is not None}
 
 
-@dataclasses.dataclass(frozen=True)
-class Diagnosis:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Diagnosis(Readable):
     """The faults of a policy, and what was found to be right. `print` shows sentences.
 
     Attributes:

@@ -9,14 +9,15 @@ from typing import Literal
 import numpy as np
 
 from taskcond.diagnostics.numbers import known
+from taskcond.messages import Readable
 from taskcond.trees import Tree, flatten
 
 TABLE = "task_embeddings/embedding"
 """The path of the table, or its end, unless it is given."""
 
 
-@dataclasses.dataclass(frozen=True)
-class TableLearning:
+@dataclasses.dataclass(frozen=True, repr=False)
+class TableLearning(Readable):
     """A comparison of a table with the other parameters, as root mean squares of an element.
 
     Attributes:

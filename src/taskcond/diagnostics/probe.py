@@ -8,12 +8,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from taskcond.diagnostics.interval import wilson_interval
+from taskcond.messages import Readable
 
 _BLOCK = 256  # samples whose distances to all others are in memory at once
 
 
-@dataclasses.dataclass(frozen=True)
-class ObservationProbe:
+@dataclasses.dataclass(frozen=True, repr=False)
+class ObservationProbe(Readable):
     """How well the nearest observation of another group tells the task.
 
     Attributes:

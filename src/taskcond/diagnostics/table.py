@@ -11,14 +11,14 @@ from jaxtyping import Array, Bool, Float
 
 from taskcond.diagnostics.html import html_table
 from taskcond.diagnostics.numbers import known_list
-from taskcond.messages import columns, shorten
+from taskcond.messages import Readable, columns, shorten
 
 _HEADER = ("task", "row / time", "frames", "moved", "most similar", "cosine")
 _SPLIT = 2  # a row of film is [scale, shift]
 
 
-@dataclasses.dataclass(frozen=True)
-class TableReport:
+@dataclasses.dataclass(frozen=True, repr=False)
+class TableReport(Readable):
     """A description of the rows of a task table.
 
     Attributes:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from taskcond.messages import columns
+from taskcond.messages import Readable, columns
 
 TASK_ROWS = "task_rows"
 """The argument whose use needs a task table."""
@@ -18,8 +18,8 @@ _NO_TABLE = (
 )
 
 
-@dataclasses.dataclass
-class MergeReport:
+@dataclasses.dataclass(repr=False)
+class MergeReport(Readable):
     """A report of what a merge did with every leaf; prints as a table.
 
     Attributes:

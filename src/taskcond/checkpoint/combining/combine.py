@@ -32,7 +32,7 @@ from taskcond.checkpoint.storage.errors import CheckpointError
 from taskcond.checkpoint.storage.leaf import Leaf, Piece, Progress, StrPath
 from taskcond.checkpoint.storage.threads import prefetch
 from taskcond.merging.finite import count_nonfinite
-from taskcond.messages import columns, warn
+from taskcond.messages import Readable, columns, warn
 
 _BLOCK_BYTES = 1 << 18  # the arithmetic of a block stays in the processor's cache
 _PACKAGES = ("taskcond", "numpy", "jax", "tensorstore")
@@ -42,8 +42,8 @@ Combine = Callable[[Box, np.ndarray | None, Values], np.ndarray]
 """A function of a box, the base's values in it, and those of each specialist."""
 
 
-@dataclasses.dataclass
-class CombineReport:
+@dataclasses.dataclass(repr=False)
+class CombineReport(Readable):
     """A report of what became of the specialists; prints as a table.
 
     Attributes:
