@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from taskcond.ids import TaskIds
 from taskcond.nn.fusion import Fusion, FusionName, get_fusion
 from taskcond.nn.settings import ConditionerSettings
+from taskcond.nn.signature import ConstructorSignature
 from taskcond.params import SharedTaskParam, TaskParam
 
 
@@ -70,6 +71,8 @@ class TaskConditioner(nnx.Module):
     >>> conditioner(jnp.zeros((2, 8)), jnp.array([3, -1])).shape
     (2, 8)
     """
+
+    __signature__ = ConstructorSignature()
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 from taskcond.ids import TaskIds, check_integer
 from taskcond.nn.lookup import require_task_id
 from taskcond.nn.select import keep_null, select
+from taskcond.nn.signature import ConstructorSignature
 from taskcond.params import SharedTaskParam, TaskParam
 
 
@@ -57,6 +58,8 @@ class TaskLinear(nnx.Module):
     >>> head.mask(jnp.array([1])).tolist()
     [[True, True, False, False]]
     """
+
+    __signature__ = ConstructorSignature()
 
     def __init__(
         self,

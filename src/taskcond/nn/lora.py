@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from taskcond.ids import NULL_TASK, TaskIds, check_ids, check_integer
 from taskcond.nn.select import select
+from taskcond.nn.signature import ConstructorSignature
 from taskcond.params import TaskParam
 
 
@@ -58,6 +59,8 @@ class TaskLoRA(nnx.Module):
     >>> bool((lora(x, jnp.array([0, 49, -1]), layer(x)) == layer(x)).all())
     True
     """
+
+    __signature__ = ConstructorSignature()
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from taskcond.data.stages import StageVocabulary
 from taskcond.ids import TaskIds
 from taskcond.nn.select import select
+from taskcond.nn.signature import ConstructorSignature
 from taskcond.params import SharedTaskParam
 
 
@@ -37,6 +38,8 @@ class StageHead(nnx.Module):
     >>> jnp.isfinite(head(jnp.ones((1, 8)), jnp.array([0]))).tolist()
     [[True, True, False, False]]
     """
+
+    __signature__ = ConstructorSignature()
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from taskcond.ids import TaskIds, check_integer
 from taskcond.nn.select import select
+from taskcond.nn.signature import ConstructorSignature
 from taskcond.params import TaskParam
 
 
@@ -49,6 +50,8 @@ class TaskTokens(nnx.Module):
     >>> tokens.shape, mask[2].tolist()
     ((3, 6, 8), [False, False, True, True, True, True])
     """
+
+    __signature__ = ConstructorSignature()
 
     def __init__(
         self,
