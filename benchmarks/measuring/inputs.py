@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Sharding
 
 from examples.pi0.augment import RECIPES
 from examples.pi0.model import Observation, Pi0Config
@@ -50,8 +51,8 @@ def blank_batch(config: Pi0Config, batch: int) -> dict[str, Any]:
     }
 
 
-def make_trainer(config: TrainConfig) -> Trainer:
+def make_trainer(config: TrainConfig, rows: Sharding | None = None) -> Trainer:
     """Returns the trainer of settings, as a run makes it."""
     blueprint = Blueprint(config.model)
     blueprint = blueprint.freeze(frozen_paths(blueprint.shapes, config.freeze))
-    return Trainer(config, blueprint, RECIPES[config.data.augmentation])
+    return Trainer(config, blueprint, RECIPES[config.data.augmentation], rows)

@@ -37,7 +37,7 @@ def has_compiler() -> bool:
     return importlib.util.find_spec("libtpu") is not None
 
 
-def compile_step(preset: str, batch: int) -> dict[str, Any]:
+def measure_step(preset: str, batch: int) -> dict[str, Any]:
     """Compiles the step of a preset with 50 tasks, its state split over all devices.
 
     Args:
@@ -48,6 +48,19 @@ def compile_step(preset: str, batch: int) -> dict[str, Any]:
         GiB of a device for the `arguments` and `temporaries`, the number of `collectives` of each
         kind, and `seconds` of compilation.
     """
+    begin = time.monotonic()
+    compiled = compile_step(preset, batch)
+    memory: Any = compiled.memory_analysis()
+    return {
+        "arguments": memory.argument_size_in_bytes / 2**30,
+        "temporaries": memory.temp_size_in_bytes / 2**30,
+        "collectives": collections.Counter(_COLLECTIVE.findall(compiled.as_text() or "")),
+        "seconds": time.monotonic() - begin,
+    }
+
+
+def compile_step(preset: str, batch: int) -> Any:
+    """Returns the compiled step, see `measure_step`."""
     os.environ.update(_SETTINGS)
     import jax
     import numpy as np
@@ -60,11 +73,11 @@ def compile_step(preset: str, batch: int) -> dict[str, Any]:
 
     config = presets()[preset][1]
     model = dataclasses.replace(config.model, num_tasks=50)
-    trainer = make_trainer(dataclasses.replace(config, model=model, batch_size=batch))
     devices = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGY).devices
     mesh = Mesh(np.array(devices).reshape(1, DEVICES), ("data", "fsdp"))
-    shardings = state_shardings(mesh, trainer.shapes)
     rows = batch_sharding(mesh)
+    trainer = make_trainer(dataclasses.replace(config, model=model, batch_size=batch), rows)
+    shardings = state_shardings(mesh, trainer.shapes)
 
     def place(leaf: Any, sharding: Any) -> Any:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
@@ -72,16 +85,8 @@ def compile_step(preset: str, batch: int) -> dict[str, Any]:
     state = jax.tree.map(place, trainer.shapes, shardings)
     frames = jax.tree.map(lambda leaf: place(leaf, rows), blank_batch(model, batch))
     step = jax.jit(trainer.step, donate_argnums=0, out_shardings=(shardings, None))
-    begin = time.monotonic()
-    compiled = step.lower(state, frames).compile()
-    memory: Any = compiled.memory_analysis()
-    return {
-        "arguments": memory.argument_size_in_bytes / 2**30,
-        "temporaries": memory.temp_size_in_bytes / 2**30,
-        "collectives": collections.Counter(_COLLECTIVE.findall(compiled.as_text() or "")),
-        "seconds": time.monotonic() - begin,
-    }
+    return step.lower(state, frames).compile()
 
 
 if __name__ == "__main__":
-    print(json.dumps(compile_step(sys.argv[1], int(sys.argv[2]))))
+    print(json.dumps(measure_step(sys.argv[1], int(sys.argv[2]))))

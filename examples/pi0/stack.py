@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Sharding
 from jaxtyping import Array
 
 Layer = TypeVar("Layer", bound=nnx.Module)
+
+_ROWS: contextvars.ContextVar[Sharding | None] = contextvars.ContextVar("rows", default=None)
+
+
+@contextlib.contextmanager
+def rows_on(sharding: Sharding | None) -> Iterator[None]:
+    """Keeps the rows of a batch on their devices between layers, in all that is traced within.
+
+    Without it, where weights are split over devices too, XLA may split the features of a layer
+    instead. It then holds the activations of the whole batch on each device.
+
+    Args:
+        sharding: Splits the first axis; `None` leaves the choice to XLA.
+    """
+    token = _ROWS.set(sharding)
+    try:
+        yield
+    finally:
+        _ROWS.reset(token)
 
 
 def stack(make: Callable[[nnx.Rngs], Layer], depth: int, rngs: nnx.Rngs) -> Layer:
@@ -33,11 +55,14 @@ def scan(layers: Layer, step: Callable[[Layer, Any, Any], tuple[Any, Any]], carr
         The last carry, and the stacked `y` of all layers.
     """
     graph, state = nnx.split(layers)
+    rows = _ROWS.get()
 
     # prevent_cse is not needed within a scan, which keeps the two computations apart.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def body(carry: Any, inputs: Any):
         layer_state, x = inputs
+        if rows is not None:
+            carry = jax.lax.with_sharding_constraint(carry, rows)
         return step(nnx.merge(graph, layer_state), carry, x)
 
     return jax.lax.scan(body, carry, (state, xs))

@@ -1,4 +1,4 @@
-"""docs/integrations/openpi.md: its lines, applied to stand-ins with the interfaces of openpi."""
+"""docs/howto/openpi.md: its lines, applied to stand-ins with the interfaces of openpi."""
 
 import re
 import sys
@@ -15,7 +15,7 @@ import taskcond
 from taskcond.checkpoint import TaskConditioning, inspect_checkpoint, save_params
 from taskcond.trees import flatten
 
-PAGE = Path(__file__).parents[2] / "docs/integrations/openpi.md"
+PAGE = Path(__file__).parents[2] / "docs/howto/openpi.md"
 STAND_INS = Path(__file__).parent / "openpi_standin"
 MODULES = ("model", "pi0", "pi0_config", "libero_policy", "config", "weight_loaders")
 TABLE = "task_embeddings/embedding"

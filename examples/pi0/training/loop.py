@@ -76,7 +76,8 @@ def train(plan: Plan, console: Console) -> int:
         DivergedError: The loss is NaN or Inf. The last checkpoint is as before.
     """
     config = plan.config
-    trainer = Trainer(config, plan.blueprint, RECIPES[config.data.augmentation])
+    rows = batch_sharding(plan.mesh) if plan.mesh.size > 1 else None
+    trainer = Trainer(config, plan.blueprint, RECIPES[config.data.augmentation], rows)
     shardings = state_shardings(plan.mesh, trainer.shapes)
     assert plan.data is not None
     with run_folder(config) as folder, Watchdog(config.stall_seconds) as watchdog:

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Sharding
 from jaxtyping import Array, Int
 
 from examples.pi0.augment import Recipe
+from examples.pi0.stack import rows_on
 from examples.pi0.training.blueprint import Blueprint, Params
 from examples.pi0.training.configs import TrainConfig
 from examples.pi0.training.groups import has_frozen_prefix
@@ -57,12 +59,20 @@ class Trainer:
         config: The run's.
         blueprint: The model's.
         recipe: How images are changed.
+        rows: Where the rows of a batch are; `None` on a single device.
     """
 
-    def __init__(self, config: TrainConfig, blueprint: Blueprint, recipe: Recipe | None):
+    def __init__(
+        self,
+        config: TrainConfig,
+        blueprint: Blueprint,
+        recipe: Recipe | None,
+        rows: Sharding | None = None,
+    ):
         self.config = config
         self.blueprint = blueprint
         self.recipe = recipe
+        self.rows = rows
         self.optimizer = make_optimizer(config.optimizer, config.num_train_steps)
         self.schedule = make_schedule(config.optimizer, config.num_train_steps)
         self.frozen_prefix = has_frozen_prefix(blueprint.shapes, blueprint.frozen)
@@ -109,7 +119,8 @@ class Trainer:
     def _gradients(self, state: TrainState, drawn: Draw) -> tuple[Array, Params]:
         def loss(params: Params, part: Draw) -> Array:
             model = self.blueprint.build(params, state.frozen)
-            return weighted_loss(model, part, frozen_prefix=self.frozen_prefix)
+            with rows_on(self.rows):
+                return weighted_loss(model, part, frozen_prefix=self.frozen_prefix)
 
         value_and_grad = jax.value_and_grad(loss)
         count = self.config.grad_accum

@@ -276,3 +276,17 @@ def test_odd_letters_of_a_name_are_escaped(tmp_path):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert r"gr\xf6\xdfer" in done.stdout
+
+
+def test_convert_changes_the_format_and_nothing_else(named, tmp_path, capsys):
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert run(capsys, "convert", named, one, "--format", "safetensors", "--dry-run")[0] == 0
+    assert not one.exists()
+    assert run(capsys, "convert", named, one, "--format", "safetensors")[0] == 0
+    assert (one / "model.safetensors").exists()
+    assert run(capsys, "convert", one, two, "--format", "orbax")[0] == 0
+    for path in (one, two):
+        assert identical(json.loads(run(capsys, "diff", named, path, "--json")[1]))
+        assert Checkpoint(path).conditioning == Checkpoint(named).conditioning
+    code, _, error = run(capsys, "convert", named, one, "--format", "safetensors")
+    assert (code, "--overwrite" in error) == (1, True)

@@ -328,10 +328,38 @@ class Combine:
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Write the parameters of a checkpoint in another format, and change nothing else.
+
+    Example: python -m taskcond convert pi05/params pi05_safetensors --format safetensors
+
+    Attributes:
+        source: The checkpoint.
+        out: A new directory. For openpi it must end in params.
+        format: The format of the files to write.
+        dry_run: Check everything, print the report, and write nothing.
+        overwrite: Replace the checkpoint at OUT.
+        json: Print the report as JSON.
+    """
+
+    source: Source
+    out: Out
+    format: Literal["orbax", "safetensors"]
+    dry_run: bool = False
+    overwrite: bool = False
+    json: bool = False
+
+    def run(self) -> MergeReport:
+        """Runs the command."""
+        return Merge(**dataclasses.asdict(self)).run()
+
+
 Command = (
     Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Diff, tyro.conf.subcommand("diff")]
     | Annotated[Merge, tyro.conf.subcommand("merge")]
     | Annotated[Tasks, tyro.conf.subcommand("tasks")]
     | Annotated[Combine, tyro.conf.subcommand("combine")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
 )

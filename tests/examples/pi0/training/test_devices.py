@@ -13,8 +13,10 @@ from examples.pi0.training.configs import to_json
 from examples.pi0.training.devices import make_mesh
 from examples.pi0.training.plan import make_plan, memory_per_device
 
+BATCH = 20  # no parameter has this size
+
 CODE = """
-import json, sys
+import json, re, sys
 import jax
 import numpy as np
 from examples.pi0.training import devices
@@ -24,11 +26,12 @@ from examples.pi0.training.step import Trainer
 
 plan = make_plan(from_json(open(sys.argv[1]).read()))
 config = plan.config
-trainer = Trainer(config, plan.blueprint, None)
 batches = [*plan.data.train_batches(config.batch_size, first=0, last=4)]
 results = []
 for count, fsdp in ((1, 1), (4, 2)):
     mesh = devices.make_mesh(config.batch_size, fsdp, count)
+    rows = devices.batch_sharding(mesh)
+    trainer = Trainer(config, plan.blueprint, None, rows)
     shardings = devices.state_shardings(mesh, trainer.shapes, min_bytes=0)  # small ones, too
     rng = np.random.default_rng(0)
     state = jax.tree.map(
@@ -40,20 +43,25 @@ for count, fsdp in ((1, 1), (4, 2)):
         shardings,
     )
     step = jax.jit(trainer.step, donate_argnums=0, out_shardings=(shardings, None))
+    step = step.lower(state, jax.device_put(batches[0], rows)).compile()
+    lines = [line.split(" all-reduce(") for line in step.as_text().splitlines()]
+    lines = [line for line, *rest in lines if rest]
+    sums = [shape for line in lines for shape in re.findall(r"f32\\[([\\d,]+)\\]", line)]
     losses = []
     for batch in batches:
-        state, metrics = step(state, jax.device_put(batch, devices.batch_sharding(mesh)))
+        state, metrics = step(state, jax.device_put(batch, rows))
         losses.append(float(metrics["loss"]))
     leaf = max(jax.tree.leaves(state.params), key=lambda x: x.size)
     share = leaf.addressable_shards[0].data.size / leaf.size
-    results.append({"losses": losses, "share": share})
+    results.append({"losses": losses, "share": share, "sums": sums})
 print(json.dumps(results))
 """
 
 
 def test_losses_do_not_depend_on_the_devices(make_config, tmp_path):
     file = tmp_path / "config.json"
-    file.write_text(to_json(make_config("devices", devices=1, runs_dir=str(tmp_path))))
+    config = make_config("devices", devices=1, batch_size=BATCH, runs_dir=str(tmp_path))
+    file.write_text(to_json(config))
     flags = "--xla_force_host_platform_device_count=4 " + os.environ.get("XLA_FLAGS", "")
     done = subprocess.run(
         [sys.executable, "-c", CODE, str(file)],
@@ -66,6 +74,12 @@ def test_losses_do_not_depend_on_the_devices(make_config, tmp_path):
     np.testing.assert_allclose(grid["losses"], one["losses"], rtol=1e-5)
     assert len(set(one["losses"])) == 4
     assert (one["share"], grid["share"]) == (1, 0.5)  # the largest array is split in two
+    # Gradients are summed over devices, and never the activations of the whole batch.
+    assert grid["sums"]
+    shapes = [tuple(map(int, shape.split(","))) for shape in grid["sums"]]
+    prompt = (config.model.max_token_len, config.model.paligemma.width)  # looked up in shards
+    whole = {s for s in shapes if len(s) > 2 and s[0] in (BATCH, BATCH // 2)}
+    assert not {s for s in whole if s[1:] != prompt}
 
 
 RESTORE = """
