@@ -247,9 +247,7 @@ def test_files(tmp_path):
 
     save_params(nnx.state(Model(), nnx.Param), tmp_path / "runs/pi05/1000")
     replicated = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    run(
-        "docs/reference/files.md", model=Model(), replicated=replicated, nnx=nnx, taskcond=taskcond
-    )
+    run("docs/reference/files.md", model=Model(), replicated=replicated, nnx=nnx, taskcond=taskcond)
 
 
 def test_pi0(tmp_path, monkeypatch):

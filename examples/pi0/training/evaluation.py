@@ -9,8 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding
 from jaxtyping import Array, Float, Int
 
+from examples.pi0.stack import rows_on
 from examples.pi0.training.blueprint import Blueprint, Params
 from examples.pi0.training.configs import LossConfig
 from examples.pi0.training.loss import Batch, draw, is_valid, observe
@@ -28,13 +30,21 @@ class Evaluation:
         batches: The batches, as `Examples` gives them.
         names: The names of the tasks, by id.
         seed: The seed of noise and times.
+        rows: Where the rows of a batch are; `None` on a single device. Batches that do not divide
+            are computed on each device.
     """
 
     def __init__(
-        self, blueprint: Blueprint, batches: Sequence[Batch], names: Sequence[str], seed: int
+        self,
+        blueprint: Blueprint,
+        batches: Sequence[Batch],
+        names: Sequence[str],
+        seed: int,
+        rows: Sharding | None = None,
     ):
         self._blueprint = blueprint
         self._batches = batches
+        self._rows = rows
         self._names = names
         self._seed = seed
         self._key = jax.random.key(seed + 1000)
@@ -72,7 +82,7 @@ class Evaluation:
         errors, ids = [], []
         for number, batch in enumerate(self._batches[:count]):
             key = jax.random.fold_in(self._key, number)
-            actions = np.asarray(self._sample(params, frozen, key, batch))
+            actions = np.asarray(self._sample(params, frozen, key, self._place(batch)))
             valid = np.asarray(is_valid(batch))
             square = np.square(actions - batch["actions"]) * valid
             errors.append(square.sum((1, 2)) / np.maximum(valid.sum((1, 2)), 1))
@@ -127,7 +137,7 @@ class Evaluation:
         losses, ids = [], []
         for number, batch in enumerate(batches):
             key = jax.random.fold_in(self._key, number)
-            losses.append(np.asarray(self._losses(params, frozen, key, batch)))
+            losses.append(np.asarray(self._losses(params, frozen, key, self._place(batch))))
             ids.append(np.asarray(batch["task_id"]))
         return self._means(np.concatenate(losses), np.concatenate(ids))
 
@@ -137,19 +147,28 @@ class Evaluation:
         means = {name: float(values[rows].mean()) for name, rows in tasks.items()}
         return {"all": float(np.mean(list(means.values()))), **means}
 
+    def _divides(self, batch: Batch) -> bool:
+        return self._rows is not None and len(batch["state"]) % self._rows.num_devices == 0
+
+    def _place(self, batch: Batch) -> Batch:
+        return jax.device_put(batch, self._rows) if self._divides(batch) else batch
+
     def _frame_losses(
         self, params: Params, frozen: Params, key: Array, batch: Batch
     ) -> Float[Array, " b"]:
         model = self._blueprint.build(params, frozen)
         drawn = draw(key, batch, _PLAIN)
-        errors = model.squared_errors(drawn.observation, drawn.actions, drawn.noise, drawn.time)
+        with rows_on(self._rows if self._divides(batch) else None):
+            errors = model.squared_errors(drawn.observation, drawn.actions, drawn.noise, drawn.time)
         valid = is_valid(batch)
         return jnp.sum(errors * valid, (1, 2)) / jnp.maximum(jnp.sum(valid, (1, 2)), 1)
 
     def _act(
         self, params: Params, frozen: Params, key: Array, batch: Batch
     ) -> Float[Array, "b h d"]:
-        return self._blueprint.build(params, frozen).sample_actions(key, observe(batch))
+        model = self._blueprint.build(params, frozen)
+        with rows_on(self._rows if self._divides(batch) else None):
+            return model.sample_actions(key, observe(batch))
 
 
 def _has_episodes(batch: Batch) -> bool:

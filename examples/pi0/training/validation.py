@@ -30,7 +30,7 @@ class Validation:
         config = trainer.config
         self._num_tasks = config.model.num_tasks
         batches = data.val_batches(config.batch_size, config.val_num_batches)
-        self._evaluation = Evaluation(trainer.blueprint, batches, names, config.seed)
+        self._evaluation = Evaluation(trainer.blueprint, batches, names, config.seed, trainer.rows)
         self._wrong: list[dict[str, Any]] = []
         if data.wrong_prompts is not None:
             self._wrong = data.val_batches(len(batches[0]["state"]), 1, data.wrong_prompts)

@@ -34,10 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = tyro.cli(
         Command,  # type: ignore[arg-type]
         prog="taskcond",
-        description="Inspect, compare, merge, grow, combine and convert checkpoints of policies with "
-        "tasks. "
-        "`--version` prints the version. Exit code: 0 done, 1 refused (the reason is on stderr), "
-        "2 wrong usage.",
+        description="Inspect, compare, merge, grow, combine and convert checkpoints of policies "
+        "with tasks. `--version` prints the version. Exit code: 0 done, 1 refused (the reason is "
+        "on stderr), 2 wrong usage.",
         args=arguments,
         config=(tyro.conf.FlagCreatePairsOff,),
     )

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from examples.pi0.training import devices
 from examples.pi0.training.configs import from_json
+from examples.pi0.training.evaluation import Evaluation
 from examples.pi0.training.plan import make_plan
 from examples.pi0.training.step import Trainer
 
@@ -53,7 +54,12 @@ for count, fsdp in ((1, 1), (4, 2)):
         losses.append(float(metrics["loss"]))
     leaf = max(jax.tree.leaves(state.params), key=lambda x: x.size)
     share = leaf.addressable_shards[0].data.size / leaf.size
-    results.append({"losses": losses, "share": share, "sums": sums})
+    evaluation = Evaluation(trainer.blueprint, batches, plan.vocabulary.names, 0, rows)
+    found = evaluation.losses(state.params, {}), evaluation.action_errors(state.params, {})
+    few = [jax.tree.map(lambda x: x[:3], batches[0])]
+    confusion = evaluation.diagnose(state.params, {}, None, few).measurements.confusion
+    values = [*found[0].values(), *found[1].values(), *confusion.loss_under.ravel().tolist()]
+    results.append({"losses": losses, "share": share, "sums": sums, "measured": values})
 print(json.dumps(results))
 """
 
@@ -72,6 +78,7 @@ def test_losses_do_not_depend_on_the_devices(make_config, tmp_path):
     )
     one, grid = json.loads(done.stdout.splitlines()[-1])
     np.testing.assert_allclose(grid["losses"], one["losses"], rtol=1e-5)
+    np.testing.assert_allclose(grid["measured"], one["measured"], rtol=1e-3)
     assert len(set(one["losses"])) == 4
     assert (one["share"], grid["share"]) == (1, 0.5)  # the largest array is split in two
     # Gradients are summed over devices, and never the activations of the whole batch.
