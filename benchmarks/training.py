@@ -26,7 +26,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "all trained, 50 tasks": {"num_tasks": 50},
     "50 tasks, `vlm` frozen": {"num_tasks": 50, "freeze": ("vlm",)},
 }
-FULL_SIZE = (("pi05_lerobot", 64),)
+FULL_SIZE = (
+    ("pi05_b1k_22_TASKS_oversample", 256),
+    ("pi05_b1k_single_task", 128),
+    ("pi05_lerobot", 256),
+)
 """Presets and batches that are compiled for TPUs, where their compiler is installed."""
 
 
