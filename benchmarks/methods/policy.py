@@ -61,10 +61,11 @@ class Method:
         return bool(self.fusion or self.tokens or self.rank or self.heads)
 
 
+ADD = Method("add", "add")
 METHODS = (
     Method("text alone"),
     Method("text prefix", prefix=True),
-    Method("add", "add"),
+    ADD,
     Method("add, scale 0.25", "add", scale=0.25),
     Method("add, scale 4", "add", scale=4.0),
     Method("film", "film"),

@@ -15,10 +15,11 @@ from flax import nnx
 
 from benchmarks.measuring.counting import Cost, cost
 from benchmarks.methods.lora import lora_table
-from benchmarks.methods.policy import METHODS, Batch, Method, MethodPolicy
+from benchmarks.methods.policy import ADD, METHODS, Batch, Method, MethodPolicy
 from benchmarks.methods.study import (
     QUICK,
     SAYING,
+    STARTS,
     Settings,
     Study,
     texts_of,
@@ -60,9 +61,16 @@ def run(
         study = Study(folder / ("quick" if quick else "full"), settings, pool)
         # Seed by seed, so that an interrupted comparison has all methods with fewer seeds.
         found = [{m.name: study.measure(m, seed) for m in METHODS} for seed in range(seeds)]
+        starts = [study.measure_starts(ADD, seed) for seed in range(seeds)]
     results = {m.name: [of_seed[m.name] for of_seed in found] for m in METHODS}
     draw(results, study.folder / "methods.png")
-    tables = [main_table(results), cost_table(), guidance_table(results["add"]), lora_table()]
+    tables = [
+        main_table(results),
+        cost_table(),
+        guidance_table(results["add"]),
+        starts_table(starts),
+        lora_table(),
+    ]
     text = f"{seeds} seeds, {settings}\n\n" + "\n\n".join(tables)
     print(text)
     return text
@@ -146,6 +154,15 @@ def guidance_table(seeds: Sequence[Mapping[str, Any]]) -> str:
     for weight, key in keys.items():
         done, other = (rate(seeds, key, FIFTY, wanted=f) for f in (asked_task, other_task))
         lines.append(f"| {weight} | {done} | {other} |")
+    return "\n".join(lines)
+
+
+def starts_table(seeds: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the success of five later tasks by rows that are guessed, and after training."""
+    lines = ["| start of a row of `add` | guessed | trained |", "|---|---:|---:|"]
+    for name in STARTS:
+        rates = (rate(seeds, f"{name}, {how}", LATER) for how in ("guessed", "trained"))
+        lines.append(f"| {name} | {' | '.join(map(str, rates))} |")
     return "\n".join(lines)
 
 

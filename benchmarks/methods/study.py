@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from examples.metaworld.processes import Pool
 from examples.metaworld.tasks import vocabulary_of
 from examples.metaworld.train import batches, read
 from examples.training import fit
-from taskcond import NULL_TASK, TaskParam
+from taskcond import NULL_TASK, TaskParam, merge_into, rows_by_neighbours, rows_by_regression
 from taskcond.checkpoint import TaskConditioning, load_into, open_checkpoint, save_params
 from taskcond.diagnostics import losses_by_task, task_confusion
 
@@ -38,6 +38,13 @@ LATER_DEMONSTRATIONS = 10
 ALL_TASKS = (*FIFTY, *LATER)
 SAYING = tuple(task for task in FIFTY if " cm " in task.text)
 """The tasks whose text says the goal."""
+
+STARTS: dict[str, Callable[..., np.ndarray]] = {
+    "mean": functools.partial(rows_by_regression, ridge=np.inf),
+    "regression": rows_by_regression,
+    "neighbours": rows_by_neighbours,
+}
+"""What the row of a new task is guessed from."""
 
 Frames = dict[str, np.ndarray]
 
@@ -88,12 +95,29 @@ class Study:
 
     def measure(self, method: Method, seed: int) -> dict[str, Any]:
         """Returns the numbers of a method and a seed, from its file if they are there."""
-        folder = self.folder / method.name.replace(" ", "_") / f"seed_{seed}"
-        file = folder / "results.json"
+        folder = self._folder(method, seed)
+        return self._keep(folder / "results.json", lambda: self._measure(method, seed, folder))
+
+    def measure_starts(self, method: Method, seed: int) -> dict[str, Any]:
+        """Returns what later tasks do by rows that are guessed, and after these were trained.
+
+        Args:
+            method: A method with a table, after `measure`.
+            seed: The seed.
+        """
+        folder = self._folder(method, seed)
+        return self._keep(
+            folder / "starts.json", lambda: self._measure_starts(method, seed, folder)
+        )
+
+    def _folder(self, method: Method, seed: int) -> Path:
+        return self.folder / method.name.replace(" ", "_") / f"seed_{seed}"
+
+    def _keep(self, file: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         about = dataclasses.asdict(self.settings)
         if file.exists() and (kept := json.loads(file.read_text()))["settings"] == about:
             return kept["results"]
-        results = self._measure(method, seed, folder)
+        results = measure()
         partial = file.with_suffix(".partial")
         partial.write_text(json.dumps({"settings": about, "results": results}))
         partial.rename(file)
@@ -119,22 +143,45 @@ class Study:
         """Adds five tasks with few demonstrations; trains what tasks have of their own, if any."""
         policy = MethodPolicy(method, len(ALL_TASKS), nnx.Rngs(seed))
         load_into(policy, folder / "fifty", vocabulary=vocabulary_of(ALL_TASKS))
-        trainable = TaskParam if method.reads_ids else nnx.Param
-        train(
-            policy,
-            self.frames(LATER, "later"),
-            self.settings.later_steps,
-            seed=seed,
-            label=f"{method.name}, later",
-            trainable=trainable,
-            learning_rate=1e-2 if method.reads_ids else 1e-3,
-        )
+        self._train_later(policy, seed, f"{method.name}, later")
         save(policy, folder / "later", ALL_TASKS)
         path = folder / "later"
         return {
             "later": self.roll_out(path, LATER, self.settings.later_episodes, seed),
             "old after": self.roll_out(path, FIFTY, self.settings.episodes, seed),
         }
+
+    def _train_later(self, policy: MethodPolicy, seed: int, label: str) -> None:
+        reads_ids = policy.method.reads_ids
+        train(
+            policy,
+            self.frames(LATER, "later"),
+            self.settings.later_steps,
+            seed=seed,
+            label=label,
+            trainable=TaskParam if reads_ids else nnx.Param,
+            learning_rate=1e-2 if reads_ids else 1e-3,
+        )
+
+    def _measure_starts(self, method: Method, seed: int, folder: Path) -> dict[str, Any]:
+        results = {}
+        texts = texts_of(method)
+        for name, start in STARTS.items():
+            policy = MethodPolicy(method, len(ALL_TASKS), nnx.Rngs(seed))
+            load_into(policy, folder / "fifty", vocabulary=vocabulary_of(ALL_TASKS))
+            table = np.asarray(policy.task_embeddings.embedding[...])
+            old = table[: len(FIFTY)]
+            guessed = start(old, texts[: len(FIFTY)], texts[len(FIFTY) :])
+            rows = {"task_embeddings": {"embedding": np.concatenate([old, guessed])}}
+            merge_into(policy, rows, keep=".*")
+            path = folder / f"later_{name}"
+            for trained in (False, True):
+                if trained:
+                    self._train_later(policy, seed, f"{name}, later")
+                save(policy, path, ALL_TASKS)
+                episodes = self.roll_out(path, LATER, self.settings.later_episodes, seed)
+                results[f"{name}, {'trained' if trained else 'guessed'}"] = episodes
+        return results
 
     def roll_out(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
+from examples.lerobot.report import Report
 from examples.lerobot.source import LeRobotData
 from examples.lerobot.stats import Stats
 from taskcond import TaskVocabulary
@@ -15,10 +16,12 @@ class Frames(Protocol):
 
     Attributes:
         norm_stats: Statistics of `state` and `actions`.
+        report: What opening the data found.
         vocabulary: The model's tasks.
     """
 
     norm_stats: dict[str, Stats]
+    report: Report
     vocabulary: TaskVocabulary
 
     @property

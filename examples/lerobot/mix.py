@@ -57,10 +57,9 @@ class MixedData:
         Both halves keep the statistics and the report of the whole.
         """
         train, val = zip(*(part.split(val_fraction, seed) for part in self.parts), strict=True)
-        return (
-            MixedData(train, self.norm_stats, self.report),
-            MixedData(val, self.norm_stats, self.report),
-        )
+        reports = {f"{i} ({part.root.name})": part.report for i, part in enumerate(train)}
+        report = mixed_report(reports, self.vocabulary)
+        return MixedData(train, self.norm_stats, report), MixedData(val, self.norm_stats, report)
 
 
 def mix(

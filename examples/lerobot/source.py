@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -69,7 +70,8 @@ class LeRobotData:
         episodes: The `episode_index`es to read; `None` reads all.
         tasks: Names of the tasks to read; `None` reads all.
         weights: `{task name: factor}`: with 2 each frame of the task is shown twice in an epoch,
-            with 0.5 every second frame. Other tasks have the factor 1.
+            with 0.5 every second frame. Other tasks have the factor 1. `"balanced"` shows all
+            tasks equally often, and as many frames in all as there are.
         vocabulary: The model's tasks; `None` takes the dataset's, in the order of their indices.
         duplicate_tasks: What to do if two indices have one name, or two names one index:
             `"error"`, or `"merge"`: indices with the same name become one task, and an index with
@@ -107,7 +109,7 @@ class LeRobotData:
         extra: Keys = (),
         episodes: Iterable[int] | None = None,
         tasks: Iterable[str] | None = None,
-        weights: Mapping[str, float | int] | None = None,
+        weights: Mapping[str, float | int] | Literal["balanced"] | None = None,
         vocabulary: TaskVocabulary | None = None,
         duplicate_tasks: Literal["error", "merge"] = "error",
         task_key: str = "task_index",
@@ -226,7 +228,8 @@ class LeRobotData:
         """Splits by episode into training and validation data; the same seed gives the same split.
 
         About `val_fraction` of each task's episodes are held out, at least one of two or more, and
-        never all. Both parts keep the statistics and the report of the whole.
+        never all. Both parts keep the statistics of the whole, and its report, with a warning that
+        names the tasks of which no episode is held out.
 
         Raises:
             ValueError: `val_fraction` is not between 0 and 1, or no task has two episodes.
@@ -250,8 +253,16 @@ class LeRobotData:
                 "training frames, or add episodes."
             )
         is_val = np.isin(self._segments["episode"], held_out)
-        train, val = self._segments[~is_val], self._segments[is_val]
-        return self._with(train, self.vocabulary), self._with(val, self.vocabulary)
+        parts = [
+            self._with(self._segments[chosen], self.vocabulary) for chosen in (~is_val, is_val)
+        ]
+        train, val = parts
+        if missing := [name for name in self.task_frames if name not in val.task_frames]:
+            warning = f"no episode of these tasks is held out, as each has one: {missing}"
+            report = self.report
+            report = dataclasses.replace(report, warnings=(*report.warnings, warning))
+            train.report = val.report = report
+        return train, val
 
     def weighted(self, factor: float | int, vocabulary: TaskVocabulary) -> LeRobotData:
         """Returns this source with all weights multiplied by `factor`, and ids of `vocabulary`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -132,7 +132,7 @@ def select_tasks(
     runs: Int64[np.ndarray, "runs 4"],
     names: dict[int, str],
     tasks: Iterable[str] | None,
-    weights: Mapping[str, float | int] | None,
+    weights: Mapping[str, float | int] | Literal["balanced"] | None,
 ) -> Shaped[np.ndarray, " segments"]:
     """Returns the segments to read, with their weights, as an array of `SEGMENT`.
 
@@ -147,6 +147,12 @@ def select_tasks(
     """
     labelled = {names[index] for index in np.unique(runs[:, 3]).tolist()}
     wanted = labelled if tasks is None else set(tasks)
+    if weights == "balanced":
+        weights = _balanced([names[task] for task in runs[:, 3].tolist()], runs[:, 2], wanted)
+    elif isinstance(weights, str):
+        raise ValueError(
+            f"weights is {weights!r}, but must be 'balanced' or {{task name: factor}}."
+        )
     weights = weights or {}
     for name in sorted(wanted | set(weights)):
         if name not in labelled:
@@ -167,6 +173,18 @@ def select_tasks(
     factors = [weights.get(names[run[3]], 1.0) for run in kept]
     segments["shown"] = frames_shown(segments["length"], np.array(factors, np.float64))
     return segments
+
+
+def _balanced(
+    names: Sequence[str], lengths: Int64[np.ndarray, " runs"], wanted: Collection[str]
+) -> dict[str, float]:
+    """Returns factors by which all wanted tasks have equally many frames, and as many as before."""
+    frames: dict[str, int] = defaultdict(int)
+    for name, length in zip(names, lengths.tolist(), strict=True):
+        if name in wanted:
+            frames[name] += length
+    mean = sum(frames.values()) / max(len(frames), 1)
+    return {name: mean / count for name, count in frames.items()}
 
 
 def frames_shown(

@@ -244,6 +244,7 @@ def _prepare(
     ready = prepare(config, data, config.model, stats, tokenizer)
     if config.resume and folder is not None:
         check_same_frames(ready.train, folder)
+    notes += [line for line in ready.val.report.warnings if line not in data.report.warnings]
     if not ready.is_held_out:
         notes.append("No task has two episodes: validation uses the frames of training.")
     return ready

@@ -8,7 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from examples.lerobot import DatasetError, LeRobotData, Recording, reader, write_dataset
+from examples.lerobot import (
+    DatasetError,
+    LeRobotData,
+    Recording,
+    mix,
+    reader,
+    write_dataset,
+)
 from taskcond import TaskVocabulary
 from tests.support.lerobot import (
     CAMERA,
@@ -140,6 +147,17 @@ def test_a_split_without_a_second_episode_says_what_to_do(tmp_path):
     root = write_dataset(tmp_path / "data", recordings(lengths=(4, 5)))
     with pytest.raises(ValueError, match="Validate on the training frames"):
         LeRobotData(root).split()
+
+
+def test_a_split_names_the_tasks_of_which_nothing_is_held_out(tmp_path):
+    pours, (wipe,) = recordings(lengths=[4] * 5)[::2], recordings(lengths=[4, 4])[1:]
+    data = LeRobotData(write_dataset(tmp_path / "data", [*pours, wipe]))
+    warning = "no episode of these tasks is held out, as each has one: ['wipe']"
+    for part in data.split():
+        assert part.report.warnings[-1] == warning
+    assert warning not in data.report.warnings
+    both = mix([data, data]).split()[1]
+    assert sum(line.endswith(warning) for line in both.report.warnings) == 2
 
 
 def test_a_declared_camera_without_files_is_skipped_and_named(tmp_path):

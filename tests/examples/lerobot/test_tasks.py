@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from examples.lerobot import DatasetError, LeRobotData, Recording, write_dataset
+from tests.support import as_untyped_code
 from tests.support.lerobot import (
     VERSIONS,
     add_columns,
@@ -41,6 +42,15 @@ def test_a_weight_shows_a_task_so_many_times_and_all_of_its_frames_alike(root, f
     counts = np.unique(wipe, axis=0, return_counts=True)[1]
     assert counts.max() - counts.min() <= 1
     assert len(counts) == min(14, len(wipe))
+
+
+def test_balanced_weights_show_all_tasks_equally_often(root):
+    data = LeRobotData(root, weights="balanced")
+    assert data.task_frames == pytest.approx({"pour": 35 / 2, "wipe": 35 / 2}, abs=1.5)
+    one = LeRobotData(root, weights="balanced", tasks=["wipe"])
+    assert one.task_frames == {"wipe": 14}
+    with as_untyped_code(), pytest.raises(ValueError, match="must be 'balanced' or"):
+        LeRobotData(root, weights="equal")
 
 
 @pytest.mark.parametrize("factor", [0, -1, float("nan"), float("inf")])
