@@ -169,8 +169,9 @@ class Study:
         for name, start in STARTS.items():
             policy = MethodPolicy(method, len(ALL_TASKS), nnx.Rngs(seed))
             load_into(policy, folder / "fifty", vocabulary=vocabulary_of(ALL_TASKS))
-            table = np.asarray(policy.task_embeddings.embedding[...])
-            old = table[: len(FIFTY)]
+            embedding = policy.task_embeddings.embedding
+            assert embedding is not None
+            old = np.asarray(embedding[...])[: len(FIFTY)]
             guessed = start(old, texts[: len(FIFTY)], texts[len(FIFTY) :])
             rows = {"task_embeddings": {"embedding": np.concatenate([old, guessed])}}
             merge_into(policy, rows, keep=".*")
