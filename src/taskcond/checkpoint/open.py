@@ -15,6 +15,7 @@ from taskcond.checkpoint.storage.errors import CheckpointError, as_checkpoint_er
 from taskcond.checkpoint.storage.files import check_regular
 from taskcond.checkpoint.storage.formats import FORMATS, find_format
 from taskcond.checkpoint.storage.leaf import Leaf, Leaves, StrPath
+from taskcond.checkpoint.storage.safetensors import SafetensorsReader
 from taskcond.checkpoint.training import find_params
 from taskcond.trees import layout_name, plain_paths
 
@@ -68,7 +69,7 @@ class Checkpoint:
         self.leaves: dict[str, Leaf] = {
             path: self.store.leaves[full] for path, full in self.full.items()
         }
-        self.conditioning = _conditioning(self.root, epath.Path(path))
+        self.conditioning = _conditioning(self.root, self.store, epath.Path(path))
         self._table = table
 
     def read(self, path: str, box: Box) -> Shaped[np.ndarray, "..."]:
@@ -184,11 +185,14 @@ def _table_name(path: str) -> str:
     return path.removesuffix("weight") + "embedding" if is_table else path
 
 
-def _conditioning(root: epath.Path, given: epath.Path) -> TaskConditioning | None:
+def _conditioning(root: epath.Path, store: Leaves, given: epath.Path) -> TaskConditioning | None:
     """Reads the task conditioning beside the arrays; for `RUN/STEP/params` also from above.
 
-    It may lie in `assets` of such a directory.
+    It may lie in `assets` of such a directory, or in the header of a single file.
     """
+    if isinstance(store, SafetensorsReader) and FILE in store.texts:
+        with as_checkpoint_error(f"{FILE} in the header of {root} is malformed"):
+            return TaskConditioning.from_json(store.texts[FILE], str(root))
     places = [root if root.is_dir() else root.parent]
     while given in places[-1].parents:
         places.append(places[-1].parent)

@@ -30,7 +30,8 @@ def save_params(
     Args:
         params: Nested dicts, or an `nnx.State`, of arrays that this process can reach.
         path: A local directory, which appears when it is complete. For openpi it must end in
-            `params`.
+            `params`. With `format="safetensors"`, a path that ends in `.safetensors` is one file,
+            and the conditioning is in its header.
         conditioning: The meaning of the task table, which is written beside it.
         format: `"orbax"`, or `"safetensors"`, in which names are the paths joined by dots.
         overwrite: Whether to replace an existing checkpoint.

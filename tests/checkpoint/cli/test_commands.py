@@ -288,5 +288,10 @@ def test_convert_changes_the_format_and_nothing_else(named, tmp_path, capsys):
     for path in (one, two):
         assert identical(json.loads(run(capsys, "diff", named, path, "--json")[1]))
         assert Checkpoint(path).conditioning == Checkpoint(named).conditioning
+    file = tmp_path / "one.safetensors"
+    assert run(capsys, "convert", named, file, "--format", "safetensors")[0] == 0
+    assert file.is_file()
+    assert identical(json.loads(run(capsys, "diff", named, file, "--json")[1]))
+    assert Checkpoint(file).conditioning == Checkpoint(named).conditioning
     code, _, error = run(capsys, "convert", named, one, "--format", "safetensors")
     assert (code, "--overwrite" in error) == (1, True)

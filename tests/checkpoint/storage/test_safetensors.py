@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
+from taskcond import TaskVocabulary
 from taskcond.checkpoint import (
     CheckpointError,
+    TaskConditioning,
     load_params,
+    open_checkpoint,
     save_params,
 )
 from tests.support.checkpoints import (
@@ -65,3 +69,62 @@ def test_arrays_without_entries_survive_safetensors(tmp_path):
     tree = {"a": np.zeros((0, 3), np.float32), "b": np.float32(1).reshape(())}
     save_params(tree, tmp_path / "x", format="safetensors")
     assert_same(load_params(tmp_path / "x"), tree)
+
+
+def named():
+    tree = {
+        "dense": {"kernel": np.ones((4, 4), np.float32)},
+        "task_embeddings": {"embedding": np.arange(8, dtype=np.float32).reshape(2, 4)},
+    }
+    vocabulary = TaskVocabulary(["pour", "wipe"])
+    return tree, TaskConditioning(2, 4, 0.5, "add", vocabulary, (10, 0))
+
+
+def test_an_output_that_is_named_as_a_file_is_one_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("taskcond.checkpoint.storage.safetensors.SHARD_BYTES", 20)
+    tree, about = named()
+    path = tmp_path / "policy.safetensors"
+    save_params(tree, path, conditioning=about, format="safetensors")
+    assert [p.name for p in tmp_path.iterdir()] == ["policy.safetensors"]
+    theirs = safetensors.numpy.load_file(path)
+    np.testing.assert_array_equal(theirs["dense.kernel"], tree["dense"]["kernel"])
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.conditioning == about
+    with pytest.raises(CheckpointError, match="exists; overwrite=True"):
+        save_params(tree, path, format="safetensors")
+    save_params({"other": np.zeros(3)}, path, format="safetensors", overwrite=True)
+    assert list(load_params(path)) == ["other"]
+    assert open_checkpoint(path).conditioning is None
+    assert [p.name for p in tmp_path.iterdir()] == ["policy.safetensors"]
+
+
+def test_a_name_of_another_format_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="--format safetensors"):
+        save_params(named()[0], tmp_path / "policy.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_be_written_leaves_everything_as_it_was(tmp_path):
+    tree, about = named()
+    path = tmp_path / "policy.safetensors"
+    save_params(tree, path, conditioning=about, format="safetensors")
+    before = path.read_bytes()
+    long = TaskVocabulary(["a" * 600_000, "b" * 600_000])
+    too_long = dataclasses.replace(about, vocabulary=long)
+    with pytest.raises(CheckpointError, match="more than a header has room"):
+        save_params(tree, path, conditioning=too_long, format="safetensors", overwrite=True)
+    assert path.read_bytes() == before
+    (tmp_path / "folder.safetensors").mkdir()
+    (tmp_path / "folder.safetensors/thesis.tex").write_text("years of work")
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
+        save_params(tree, tmp_path / "folder.safetensors", format="safetensors", overwrite=True)
+    assert {p.name for p in tmp_path.iterdir()} == {"policy.safetensors", "folder.safetensors"}
+
+
+def test_a_file_that_was_cut_off_is_refused(tmp_path):
+    tree, about = named()
+    path = tmp_path / "policy.safetensors"
+    save_params(tree, path, conditioning=about, format="safetensors")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="not a complete safetensors file"):
+        open_checkpoint(path)

@@ -99,7 +99,8 @@ class Merge:
 
     Attributes:
         source: The checkpoint that has the weights.
-        out: A new directory. For openpi it must end in params.
+        out: A new directory, for openpi one that ends in params; or a new file that ends in
+            .safetensors, with that format.
         target: The new model: a checkpoint, or JSON of shapes and dtypes. By default it is the
             source's model.
         num_tasks: Add a task table of this height.
@@ -117,7 +118,7 @@ class Merge:
         rename: PATTERN=PATH gives leaves of the source new paths. May be repeated.
         dry_run: Check everything, print the report, and write nothing.
         overwrite: Replace the checkpoint at OUT.
-        format: The format of the files to write.
+        format: The format to write.
         json: Print the report as JSON.
     """
 
@@ -229,7 +230,8 @@ class Tasks:
 
     Attributes:
         source: The checkpoint that has the weights.
-        out: A new directory. For openpi it must end in params.
+        out: A new directory, for openpi one that ends in params; or a new file that ends in
+            .safetensors, with that format.
         table: The path of the task table, if its name does not tell.
         vocabulary: The new tasks: a JSON file, or a LeRobot dataset.
         source_vocabulary: The old tasks, if the checkpoint does not say.
@@ -239,7 +241,7 @@ class Tasks:
         new_rows: What new rows start from: the name of a task, zeros, mean, or the number of a row.
         dry_run: Check everything, print the report, and write nothing.
         overwrite: Replace the checkpoint at OUT.
-        format: The format of the files to write.
+        format: The format to write.
         json: Print the report as JSON.
     """
 
@@ -301,10 +303,11 @@ class Combine:
 
     Attributes:
         recipe: A recipe in TOML, or the recipe.json of an earlier result.
-        out: A new directory. For openpi it must end in params.
+        out: A new directory, for openpi one that ends in params; or a new file that ends in
+            .safetensors, with that format.
         dry_run: Check everything except the values, print the report, and write nothing.
         overwrite: Replace the checkpoint at OUT.
-        format: The format of the files to write.
+        format: The format to write.
         json: Print the report as JSON.
     """
 
@@ -336,8 +339,9 @@ class Convert:
 
     Attributes:
         source: The checkpoint.
-        out: A new directory. For openpi it must end in params.
-        format: The format of the files to write.
+        out: A new directory, for openpi one that ends in params; or a new file that ends in
+            .safetensors, with that format.
+        format: The format to write.
         dry_run: Check everything, print the report, and write nothing.
         overwrite: Replace the checkpoint at OUT.
         json: Print the report as JSON.

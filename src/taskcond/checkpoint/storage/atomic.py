@@ -23,7 +23,7 @@ _EXCHANGE, _AT_FDCWD = 2, -100  # constants of renameat2(2)
 
 
 @contextlib.contextmanager
-def staged(out: Path, check: Callable[[], None]) -> Iterator[Path]:
+def staged(out: Path, check: Callable[[], None], only: str | None = None) -> Iterator[Path]:
     """Yields an empty directory that becomes `out` at the end, unless there is an error.
 
     If `out` is a symbolic link, its target is written and the link stays.
@@ -32,6 +32,7 @@ def staged(out: Path, check: Callable[[], None]) -> Iterator[Path]:
         out: Where the directory is to appear.
         check: Raises if an existing `out` must not be replaced. It is called just before `out` is
             replaced, as `out` may have appeared in the meantime.
+        only: The name of a file in the directory, which alone becomes `out`.
 
     Raises:
         CheckpointError: There is no permission, or the disk is full. Everything is as before then.
@@ -47,9 +48,10 @@ def staged(out: Path, check: Callable[[], None]) -> Iterator[Path]:
         yield place.new
         with as_checkpoint_error(f"{out} cannot be written"):
             sync(place.new)
-            if not _appear(place.new, out):
+            new = place.new / only if only else place.new
+            if not _appear(new, out):
                 check()
-                _replace(place, out)
+                _replace(new, place.old, out)
             _sync_directory(out.parent)
     finally:
         place.remove()
@@ -75,11 +77,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _appear(new: Path, out: Path) -> bool:
-    """Renames a directory; returns `False` if there is something of that name."""
+    """Gives a directory or file its name; returns `False` if there is something of that name."""
     if out.exists():
         return False
     try:
-        os.rename(new, out)
+        if new.is_dir():
+            os.rename(new, out)
+        else:
+            os.link(new, out)  # to rename a file would replace what has appeared in the meantime
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
@@ -87,15 +92,15 @@ def _appear(new: Path, out: Path) -> bool:
     return True
 
 
-def _replace(place: Workplace, out: Path) -> None:
+def _replace(new: Path, old: Path, out: Path) -> None:
     """Puts what is new in the place of `out`."""
-    if not _exchange(place.new, out):
-        os.rename(out, place.old)
-        os.rename(place.new, out)
+    if not _exchange(new, out):
+        os.rename(out, old)
+        os.rename(new, out)
 
 
 def _exchange(a: Path, b: Path) -> bool:
-    """Exchanges two directories in one step; returns `False` if the system cannot do that."""
+    """Exchanges two paths in one step; returns `False` if the system cannot do that."""
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):

@@ -44,6 +44,8 @@ class Format(Protocol):
         marks: The files by which the format is recognised, in words.
         prefix: Begins the paths of all leaves that are written.
         has_torch_names: Whether names are usually given by PyTorch.
+        file_suffix: Ends the name of an output that is one file; empty if outputs are directories.
+        file_name: The name of that file while it is written.
     """
 
     @property
@@ -56,6 +58,10 @@ class Format(Protocol):
     def prefix(self) -> str: ...  # noqa: D102
     @property
     def has_torch_names(self) -> bool: ...  # noqa: D102
+    @property
+    def file_suffix(self) -> str: ...  # noqa: D102
+    @property
+    def file_name(self) -> str: ...  # noqa: D102
 
     def holds(self, path: epath.Path) -> bool:
         """Returns whether a path is a checkpoint in this format."""
@@ -82,8 +88,21 @@ class Format(Protocol):
         """Opens a checkpoint for reading."""
         ...
 
-    def create(self, root: Path, leaves: Mapping[str, Leaf], like: Leaves | None) -> Writer:
-        """Begins to write a checkpoint, with the structure of `like` if that says more."""
+    def create(
+        self, root: Path, leaves: Mapping[str, Leaf], like: Leaves | None, *, one_file: bool
+    ) -> Writer:
+        """Begins to write a checkpoint, with the structure of `like` if that says more.
+
+        Args:
+            root: The directory.
+            leaves: The leaves by path.
+            like: The source of a training state.
+            one_file: Whether `file_name` is to hold all of it.
+        """
+        ...
+
+    def embed(self, file: Path, texts: Mapping[str, str]) -> None:
+        """Puts text files into an output that is one file."""
         ...
 
     def verify(self, root: Path, leaves: Mapping[str, Leaf]) -> None:

@@ -69,6 +69,7 @@ class Orbax:
     marks = f"{METADATA} (Orbax)"
     prefix = "params/"  # the layout of released weights, which openpi reads
     has_torch_names = False
+    file_suffix = file_name = ""  # it is always a directory
 
     def holds(self, path: epath.Path) -> bool:
         """Returns whether the path is an Orbax directory."""
@@ -107,9 +108,15 @@ class Orbax:
         """Opens a directory for reading."""
         return OrbaxReader(root)
 
-    def create(self, root: Path, leaves: Mapping[str, Leaf], like: Leaves | None) -> OrbaxWriter:
+    def create(
+        self, root: Path, leaves: Mapping[str, Leaf], like: Leaves | None, *, one_file: bool
+    ) -> OrbaxWriter:
         """Begins to write a directory, with the lists and empty nodes of `like`."""
         return OrbaxWriter(root, leaves, like.tree if isinstance(like, OrbaxReader) else {})
+
+    def embed(self, file: Path, texts: Mapping[str, str]) -> None:
+        """Is never called, because the output is always a directory."""
+        raise NotImplementedError
 
     def verify(self, root: Path, leaves: Mapping[str, Leaf]) -> None:
         """Reads every chunk, and with it checks its checksum."""

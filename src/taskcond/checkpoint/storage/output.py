@@ -19,7 +19,8 @@ class Output:
     """The place and the manner in which a checkpoint is written.
 
     Attributes:
-        path: The directory that appears when the checkpoint is complete.
+        path: The directory that appears when the checkpoint is complete; or the file, if its name
+            ends as those of the format do.
         format: The format of its files.
         overwrite: Whether to replace a checkpoint at `path`.
         dry_run: Whether to refuse what cannot be written, and then write nothing.
@@ -53,8 +54,8 @@ class Output:
         """Returns an output whose place has been checked.
 
         Raises:
-            CheckpointError: The format does not exist, or `path` is remote, exists, is not a
-                checkpoint, or overlaps with a source.
+            CheckpointError: The format does not exist or is not that of the name, or `path` is
+                remote, exists, is not a checkpoint, or overlaps with a source.
         """
         if "://" in str(path):
             raise CheckpointError(
@@ -70,9 +71,20 @@ class Output:
             tuple(sources),
             tuple(companions),
         )
+        meant = next((x.name for x in FORMATS.values() if _is_named(output.path, x)), format)
+        if meant != format:
+            raise CheckpointError(
+                f"{path} has the name of a {meant} file, but the format is {format}; pass "
+                f"format={meant!r} (--format {meant}), or another name"
+            )
         with as_checkpoint_error(f"{path} cannot be written"):
             output.check_place()
         return output
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the checkpoint is to be one file."""
+        return _is_named(self.path, self.format)
 
     def check_place(self) -> None:
         """Raises `CheckpointError` if nothing may be written at `path`."""
@@ -90,7 +102,9 @@ class Output:
             return
         if not self.overwrite:
             raise CheckpointError(f"{out} exists; overwrite=True (--overwrite) replaces it")
-        if not out.is_dir() or not any(map(_is_root, out.iterdir())):
+        if self.is_file and out.is_file():
+            return
+        if not out.is_dir() or self.is_file or not any(map(_is_root, out.iterdir())):
             raise CheckpointError(
                 f"{out} is not a checkpoint and will not be overwritten; write to another path"
             )
@@ -105,6 +119,11 @@ class Output:
     def _is_part(self, name: str) -> bool:
         formats = FORMATS.values()
         return name in self.companions or any(x.is_part(self.path, name) for x in formats)
+
+
+def _is_named(path: Path, format: Format) -> bool:
+    """Returns whether a path has the name of a checkpoint that is one file."""
+    return bool(format.file_suffix) and path.name.endswith(format.file_suffix)
 
 
 def _is_root(entry: Path) -> bool:

@@ -39,6 +39,7 @@ _SUFFIX = ".safetensors"
 _INDEX_SUFFIX = ".safetensors.index.json"
 _METADATA = "__metadata__"
 _MAX_HEADER = 100 << 20  # the limit of the reference implementation
+_ROOM = 1 << 20  # for task_conditioning.json and recipe.json in the header of one file
 SHARD_BYTES = 5 << 30
 """The size at which another file is begun."""
 
@@ -70,6 +71,8 @@ class Safetensors:
     marks = "a .safetensors file"
     prefix = ""
     has_torch_names = True
+    file_suffix = _SUFFIX
+    file_name = "model" + _SUFFIX
 
     def holds(self, path: epath.Path) -> bool:
         """Returns whether the path is a safetensors file, or a directory with one."""
@@ -102,10 +105,25 @@ class Safetensors:
         return SafetensorsReader(root)
 
     def create(
-        self, root: Path, leaves: Mapping[str, Leaf], like: Leaves | None
+        self, root: Path, leaves: Mapping[str, Leaf], like: Leaves | None, *, one_file: bool
     ) -> SafetensorsWriter:
         """Begins to write the files."""
-        return SafetensorsWriter(root, leaves)
+        return SafetensorsWriter(root, leaves, one_file=one_file)
+
+    def embed(self, file: Path, texts: Mapping[str, str]) -> None:
+        """Writes texts into the metadata of a header, which was made with room for them."""
+        with file.open("r+b") as data:
+            length = int.from_bytes(data.read(8), "little")
+            header = json.loads(data.read(length))
+            header[_METADATA] |= texts
+            text = json.dumps(header).encode()
+            if len(text) > length:
+                raise CheckpointError(
+                    f"{list(texts)} need {len(text) - length} bytes more than a header has room "
+                    "for; write to a directory"
+                )
+            data.seek(8)
+            data.write(text.ljust(length))
 
     def verify(self, root: Path, leaves: Mapping[str, Leaf]) -> None:
         """Does nothing: the format has no checksums, and opening checks the lengths."""
@@ -116,10 +134,12 @@ class SafetensorsReader:
 
     Attributes:
         leaves: The leaves by path.
+        texts: The metadata of a checkpoint that is one file.
     """
 
     def __init__(self, root: epath.Path):
         self.leaves: dict[str, Leaf] = {}
+        self.texts: dict[str, str] = {}
         self._places: dict[str, tuple[epath.Path, int]] = {}
         files, names = _files(root)
         problems = [
@@ -157,7 +177,7 @@ class SafetensorsReader:
 
     def _add(self, file: epath.Path) -> None:
         with as_checkpoint_error(f"{file} is not a complete safetensors file"):
-            header, begin = _header(file)
+            header, begin, self.texts = _header(file)
             unknown = {name: x["dtype"] for name, x in header.items() if x["dtype"] not in _DTYPES}
             if unknown:
                 raise ValueError(f"it has leaves of unknown dtypes: {unknown}")
@@ -180,14 +200,21 @@ class SafetensorsReader:
 
 
 class SafetensorsWriter:
-    """Writes `model.safetensors`, or several such files and their index, piece by piece."""
+    """Writes `model.safetensors`, or several such files and their index, piece by piece.
 
-    def __init__(self, root: Path, leaves: Mapping[str, Leaf]):
+    Args:
+        root: The directory.
+        leaves: The leaves by path.
+        one_file: Whether there is one file of any size, with room for texts in its header.
+    """
+
+    def __init__(self, root: Path, leaves: Mapping[str, Leaf], *, one_file: bool):
+        self._room = _ROOM if one_file else 0
         self._root = root
         self._leaves = leaves
         self._places: dict[str, tuple[IO[bytes], int]] = {}
         self._files: list[IO[bytes]] = []
-        shards = _shards(leaves, SHARD_BYTES)
+        shards = [list(leaves)] if one_file else _shards(leaves, SHARD_BYTES)
         for number, shard in enumerate(shards, 1):
             self._create(shard, f"-{number:05}-of-{len(shards):05}" if len(shards) > 1 else "")
         if len(shards) > 1:
@@ -223,7 +250,7 @@ class SafetensorsWriter:
             }
             end += leaf.nbytes
         text = json.dumps(header).encode()
-        text += b" " * (-len(text) % 8)  # aligns the arrays
+        text += b" " * (-len(text) % 8 + self._room)  # aligns the arrays
         file = (self._root / f"model{part}{_SUFFIX}").open("wb")
         self._files.append(file)
         file.write(len(text).to_bytes(8, "little") + text)
@@ -266,8 +293,8 @@ def _files(root: epath.Path) -> tuple[list[epath.Path], list[str]]:
     return [root.parent / name for name in names], list(places)
 
 
-def _header(file: epath.Path) -> tuple[dict[str, Any], int]:
-    """Returns the entries of a header in the order of their places, and where the data begins."""
+def _header(file: epath.Path) -> tuple[dict[str, Any], int, dict[str, str]]:
+    """Returns the entries in the order of their places, where the data begins, and the metadata."""
     with file.open("rb") as data:
         length = int.from_bytes(data.read(8), "little")
         if length > _MAX_HEADER:
@@ -276,8 +303,8 @@ def _header(file: epath.Path) -> tuple[dict[str, Any], int]:
     if len(text) != length:
         raise ValueError("its header is cut off")
     header = json.loads(text)
-    header.pop(_METADATA, None)
-    return dict(sorted(header.items(), key=lambda x: x[1]["data_offsets"])), 8 + length
+    texts = header.pop(_METADATA, {})
+    return dict(sorted(header.items(), key=lambda x: x[1]["data_offsets"])), 8 + length, texts
 
 
 def _path(name: str) -> str:

@@ -46,12 +46,16 @@ def write(
         return
     prefix = output.format.prefix if output.like is None else ""
     stored = {prefix + path: leaf for path, leaf in leaves.items()}
-    with staged(output.path, output.check_place) as partial:
+    only = output.format.file_name if output.is_file else None
+    with staged(output.path, output.check_place, only) as partial:
         _write_leaves(output, partial, stored, lambda name: pieces(name.removeprefix(prefix)))
         content = files()
         with as_checkpoint_error(f"{output.path} cannot be written"):
-            for name, text in content.items():
-                (partial / name).write_text(text, encoding="utf-8")
+            if only is not None:
+                output.format.embed(partial / only, content)
+            else:
+                for name, text in content.items():
+                    (partial / name).write_text(text, encoding="utf-8")
         with ThreadPoolExecutor(1) as pool:
             pool.submit(sync, partial)  # the disk writes while the processors read back
             _verify(output.format, partial, stored)
@@ -64,7 +68,7 @@ def _write_leaves(output: Output, root: Path, leaves: Mapping[str, Leaf], pieces
 
     refused = f"{output.path} cannot be written"
     with as_checkpoint_error(refused):
-        writer = output.format.create(root, leaves, output.like)
+        writer = output.format.create(root, leaves, output.like, one_file=output.is_file)
     total, done = sum(leaf.nbytes for leaf in leaves.values()), 0
     # The largest leaf comes first, so that at the end no thread works on one alone.
     order = sorted(leaves, key=lambda name: -leaves[name].nbytes)
