@@ -11,6 +11,7 @@ import optax
 from flax import nnx
 from flax.nnx import filterlib
 from jaxtyping import Array, Float
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -77,8 +78,8 @@ def fit(
 
     carry = (params, rest, optimizer.init(params))
     done = 0
-    with _progress() as progress:
-        bar = progress.add_task(label, total=steps, loss=float("nan"))
+    with training_progress() as progress:
+        bar = progress.add_task(f"{label:28}", total=steps, loss=float("nan"))
         try:
             for index in range(steps):
                 batch = next(batches)
@@ -92,13 +93,21 @@ def fit(
     return done
 
 
-def _progress() -> Progress:
+def training_progress(*more: TextColumn, console: Console | None = None) -> Progress:
+    """Returns a progress bar of steps, whose tasks have the field `loss`.
+
+    Args:
+        more: Columns behind the loss.
+        console: Where it is shown.
+    """
     return Progress(
-        TextColumn("{task.description:28}"),
+        TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("loss {task.fields[loss]:.4f}"),
+        *more,
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        console=console,
     )

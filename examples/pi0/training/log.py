@@ -11,17 +11,11 @@ from typing import Any
 
 import psutil
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import TextColumn
 from tensorboardX import SummaryWriter
 
 from examples.pi0.training.configs import TrainConfig, to_json
+from examples.training import training_progress
 
 METRICS = "metrics.jsonl"
 
@@ -48,16 +42,9 @@ class RunLog:
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
         self._wandb = _start_wandb(folder, config) if config.wandb else None
         self.console = console
-        self._progress = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}"),
+        self._progress = training_progress(
             TextColumn("{task.fields[rate]:.2f} steps/s"),
             TextColumn("data {task.fields[wait]:.0%}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
             console=console,
         )
         self._bar = self._progress.add_task(
