@@ -43,31 +43,28 @@ endef
 .venv-oldest/.done: pyproject.toml constraints/oldest.txt
 	$(call make_venv,.venv-oldest,$(PYTHON_3_11),$(ALL),constraints/oldest.txt)
 
-# $(1): what a target is about to do
-say = @echo "$(1) minutes on two cores."
-
 demo: .venv/.done  ## A robot that confuses ten tasks learns to do the one that it is told. In simulation.
-	$(call say,A robot in simulation learns ten tasks without and with ids, and acts them: about 4)
+	@echo "A robot in simulation learns ten tasks without ids, then with them: about 4 minutes on two cores."
 	.venv/bin/python -m examples.metaworld.demo
 
 demo-pi0: .venv/.done  ## Train a tiny π0.5 without and with task ids; plot the difference. DATA=path: on your dataset.
-	$(call say,A tiny π0.5 is trained without and with ids, and both are compared: about 3)
+	@echo "A tiny π0.5 is trained without ids, then with them, and both are compared: some minutes on two cores."
 	.venv/bin/python -m examples.pi0.demo $(if $(DATA),--data $(DATA))
 
 quickstart: .venv/.done  ## Train the policy of examples/quickstart.py without and with task ids. DATA=path, too.
-	$(call say,A small policy is trained without and with ids: about 1)
+	@echo "A small policy is trained without ids, then with them: some minutes on two cores."
 	.venv/bin/python -m examples.quickstart $(if $(DATA),--data $(DATA))
 
 test: .venv/.done  ## Run the tests on the newest jax and flax that this Python allows.
-	$(call say,1800 tests on the newest jax and flax: about 10)
+	@echo "The tests on the newest jax and flax: about 10 minutes on two cores."
 	$(FAST) .venv/bin/python $(PYTEST)
 
 test-middle: .venv-middle/.done  ## Run the library's tests on jax 0.7.2 and flax 0.11.2.
-	$(call say,The tests of the library on jax 0.7.2 and flax 0.11.2: about 3)
+	@echo "The tests of the library on jax 0.7.2 and flax 0.11.2: about 3 minutes on two cores."
 	.venv-middle/bin/python $(PYTEST)
 
 test-oldest: .venv-oldest/.done  ## Run the same tests on jax 0.5.3 and flax 0.10.2.
-	$(call say,The same tests on jax 0.5.3 and flax 0.10.2: about 8)
+	@echo "The same tests on jax 0.5.3 and flax 0.10.2: about 8 minutes on two cores."
 	$(FAST) .venv-oldest/bin/python $(PYTEST)
 
 lint: .venv/.done  ## Check style, formatting, and the imports between packages.
@@ -83,11 +80,11 @@ format: .venv/.done  ## Format the code.
 	.venv/bin/ruff format .
 
 bench: .venv/.done  ## Measure, and write benchmarks/RESULTS.md. NAMES=overhead: only that.
-	$(call say,All benchmarks, or those of NAMES=: about 60 for all)
+	@echo "All benchmarks take about an hour on two cores; with NAMES= only those run."
 	.venv/bin/python -m benchmarks $(NAMES)
 
 docs: .venv/.done  ## Build the documentation into docs/_build.
-	$(call say,The pages of docs: less than 1)
+	@echo "The pages of docs: less than a minute."
 	.venv/bin/sphinx-build -W -q -b html docs docs/_build
 
 clean:  ## Remove what the other targets made.

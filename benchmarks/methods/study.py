@@ -142,7 +142,8 @@ class Study:
     def _add_later(self, method: Method, seed: int, folder: Path) -> dict[str, Any]:
         """Adds five tasks with few demonstrations; trains what tasks have of their own, if any."""
         policy = MethodPolicy(method, len(ALL_TASKS), nnx.Rngs(seed))
-        load_into(policy, folder / "fifty", vocabulary=vocabulary_of(ALL_TASKS))
+        every = vocabulary_of(ALL_TASKS)
+        load_into(policy, folder / "fifty", vocabulary=every, new_rows="target")
         self._train_later(policy, seed, f"{method.name}, later")
         save(policy, folder / "later", ALL_TASKS)
         path = folder / "later"
@@ -168,7 +169,8 @@ class Study:
         texts = texts_of(method)
         for name, start in STARTS.items():
             policy = MethodPolicy(method, len(ALL_TASKS), nnx.Rngs(seed))
-            load_into(policy, folder / "fifty", vocabulary=vocabulary_of(ALL_TASKS))
+            every = vocabulary_of(ALL_TASKS)
+            load_into(policy, folder / "fifty", vocabulary=every, new_rows="target")
             embedding = policy.task_embeddings.embedding
             assert embedding is not None
             old = np.asarray(embedding[...])[: len(FIFTY)]

@@ -3,14 +3,14 @@
 `make_loader(LeRobotData("path/to/dataset"), batch_size=64)` gives batches for training.
 """
 
-from examples.lerobot.frames import Frames
-from examples.lerobot.loader import make_loader
-from examples.lerobot.mix import MixedData, mix
-from examples.lerobot.problems import DatasetError
-from examples.lerobot.report import Report
-from examples.lerobot.source import LeRobotData
-from examples.lerobot.stats import Stats, load_stats, normalize, save_stats, unnormalize
-from examples.lerobot.write import Recording, write_dataset
+from .frames import Frames
+from .loader import make_loader
+from .mix import MixedData, mix
+from .problems import DatasetError
+from .report import Report
+from .source import LeRobotData
+from .stats import Stats, load_stats, normalize, save_stats, unnormalize
+from .write import Recording, write_dataset
 
 __all__ = [
     "DatasetError",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
-from examples.lerobot.report import Report
-from examples.lerobot.source import LeRobotData
-from examples.lerobot.stats import Stats
 from taskcond import TaskVocabulary
+
+from .report import Report
+from .source import LeRobotData
+from .stats import Stats
 
 
 @runtime_checkable

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from examples.lerobot.problems import DatasetError, Problem, Problems
 from taskcond.data.lerobot_tasks import read_json_lines
+
+from .problems import DatasetError, Problem, Problems
 
 Row = dict[str, Any]
 Numbers = dict[str, Any]

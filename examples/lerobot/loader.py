@@ -10,8 +10,8 @@ import grain
 import jax
 from absl import flags
 
-from examples.lerobot.frames import Frames
-from examples.lerobot.stats import Mode, Stats, normalize
+from .frames import Frames
+from .stats import Mode, Stats, normalize
 
 
 def make_loader(

@@ -8,10 +8,11 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from examples.lerobot.report import Report, mixed_report
-from examples.lerobot.source import LeRobotData, locate
-from examples.lerobot.stats import Stats, pool
 from taskcond import TaskVocabulary
+
+from .report import Report, mixed_report, split_report
+from .source import LeRobotData, locate
+from .stats import Stats, pool
 
 
 class MixedData:
@@ -54,12 +55,15 @@ class MixedData:
     def split(self, val_fraction: float = 0.1, seed: int = 0) -> tuple[MixedData, MixedData]:
         """Splits each part by episode, see `LeRobotData.split`.
 
-        Both halves keep the statistics and the report of the whole.
+        Both halves keep the statistics of the whole, and its report, with warnings that name the
+        tasks that one half lacks.
         """
         train, val = zip(*(part.split(val_fraction, seed) for part in self.parts), strict=True)
-        reports = {f"{i} ({part.root.name})": part.report for i, part in enumerate(train)}
-        report = mixed_report(reports, self.vocabulary)
-        return MixedData(train, self.norm_stats, report), MixedData(val, self.norm_stats, report)
+        parts = [MixedData(part, self.norm_stats, self.report) for part in (train, val)]
+        report = split_report(self, *parts)
+        for part in parts:
+            part.report = report
+        return parts[0], parts[1]
 
 
 def mix(

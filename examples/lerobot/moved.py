@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from examples.lerobot import columns
-from examples.lerobot.layout import Episode, Layout
-from examples.lerobot.report import Notes
+from . import columns
+from .layout import Episode, Layout
+from .report import Notes
 
 
 def find_moved(layout: Layout, episodes: Sequence[Episode], notes: Notes) -> list[Episode]:

@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Shaped
 
-from examples.lerobot import columns
-from examples.lerobot.cache import Cache
-from examples.lerobot.layout import Episode, Layout
-from examples.lerobot.pictures import decode_picture
-from examples.lerobot.problems import DatasetError
-from examples.lerobot.scan import Vectors
-from examples.lerobot.video import Image, VideoReader
+from . import columns
+from .cache import Cache
+from .layout import Episode, Layout
+from .pictures import decode_picture
+from .problems import DatasetError
+from .scan import Vectors
+from .video import Image, VideoReader
 
 _OPEN_VIDEOS = 16  # per worker
 _TABLE_BYTES = 256 * 2**20  # of states, actions and images in Parquet, per worker

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from examples.lerobot.layout import Layout
-from examples.lerobot.stats import Stats
-from examples.lerobot.tasks import look_alikes
+from .layout import Layout
+from .stats import Stats
+from .tasks import look_alikes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,16 @@ class Report:
         return "\n".join(parts)
 
 
+@runtime_checkable
+class HasTasks(Protocol):
+    """Frames of tasks, with a report."""
+
+    report: Report
+
+    @property
+    def task_frames(self) -> Mapping[str, int]: ...  # noqa: D102
+
+
 @dataclasses.dataclass
 class Notes:
     """Collects the lines of a report while a dataset is opened; see `Report`."""
@@ -49,6 +60,19 @@ class Notes:
     found: list[str] = dataclasses.field(default_factory=list)
     skipped: list[str] = dataclasses.field(default_factory=list)
     warnings: list[str] = dataclasses.field(default_factory=list)
+
+
+def split_report(whole: HasTasks, train: HasTasks, val: HasTasks) -> Report:
+    """Returns the report of a whole, with warnings of the tasks that a part of its split lacks."""
+    warnings = [
+        f"{problem}: {missing}"
+        for part, problem in (
+            (val, "no frames of these tasks are held out"),
+            (train, "all frames of these tasks are held out"),
+        )
+        if (missing := [name for name in whole.task_frames if name not in part.task_frames])
+    ]
+    return dataclasses.replace(whole.report, warnings=(*whole.report.warnings, *warnings))
 
 
 def make_report(title: str, notes: Notes, stats: Mapping[str, Stats]) -> Report:

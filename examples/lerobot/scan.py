@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
-from examples.lerobot import columns
-from examples.lerobot.layout import Episode, Layout
-from examples.lerobot.problems import Problem
-from examples.lerobot.report import Notes
-from examples.lerobot.scan_videos import scan_videos
-from examples.lerobot.stats import Stats, StatsBuilder
+from . import columns
+from .layout import Episode, Layout
+from .problems import Problem
+from .report import Notes
+from .scan_videos import scan_videos
+from .stats import Stats, StatsBuilder
 
 Vectors = Mapping[str, tuple[str, ...]]
 """`{"state": keys, "actions": keys}`; the columns of each are concatenated."""

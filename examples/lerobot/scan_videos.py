@@ -12,10 +12,10 @@ from pathlib import Path
 
 from av.error import FFmpegError
 
-from examples.lerobot.layout import Episode, Layout
-from examples.lerobot.problems import Problem
-from examples.lerobot.report import Notes
-from examples.lerobot.video import VideoInfo, VideoReader, probe
+from .layout import Episode, Layout
+from .problems import Problem
+from .report import Notes
+from .video import VideoInfo, VideoReader, probe
 
 _SAMPLED = 4  # videos of a camera from which frames are read
 _DEPTH_KEYS = (

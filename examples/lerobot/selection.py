@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from examples.lerobot.layout import Episode, Layout
-from examples.lerobot.report import Notes
+from .layout import Episode, Layout
+from .report import Notes
 
 FRAME_KEYS = frozenset(
     {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,15 +11,18 @@ from typing import Any, Literal, SupportsIndex
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from examples.lerobot import columns
-from examples.lerobot.layout import Layout
-from examples.lerobot.moved import find_moved
-from examples.lerobot.reader import EpisodeReader
-from examples.lerobot.report import Notes, Report, make_report, odd_info
-from examples.lerobot.scan import Scan, scan
-from examples.lerobot.selection import select_cameras, select_episodes, select_extra
-from examples.lerobot.stored_stats import choose_stats
-from examples.lerobot.tasks import (
+from taskcond import TaskVocabulary, extract_task_id
+
+from . import columns
+from .layout import Layout
+from .moved import find_moved
+from .reader import EpisodeReader
+from .report import Notes, Report, make_report, odd_info, split_report
+from .scan import Scan, scan
+from .selection import select_cameras, select_episodes, select_extra
+from .stored_stats import choose_stats
+from .tasks import (
+    balanced,
     check_listed,
     constant_task,
     contradicting_lists,
@@ -28,7 +30,6 @@ from examples.lerobot.tasks import (
     read_tasks,
     select_tasks,
 )
-from taskcond import TaskVocabulary, extract_task_id
 
 Keys = str | Sequence[str]
 _FIELDS = ("episode", "start", "length", "task", "shown")
@@ -71,7 +72,8 @@ class LeRobotData:
         tasks: Names of the tasks to read; `None` reads all.
         weights: `{task name: factor}`: with 2 each frame of the task is shown twice in an epoch,
             with 0.5 every second frame. Other tasks have the factor 1. `"balanced"` shows all
-            tasks equally often, and as many frames in all as there are.
+            tasks about equally often, and about as many frames in all as there are; so do both
+            parts of a split. A run of frames is shown once at least.
         vocabulary: The model's tasks; `None` takes the dataset's, in the order of their indices.
         duplicate_tasks: What to do if two indices have one name, or two names one index:
             `"error"`, or `"merge"`: indices with the same name become one task, and an index with
@@ -152,6 +154,7 @@ class LeRobotData:
         )
         self._sizes = result.sizes
         self._segments = select_tasks(result.runs, self._names, tasks, weights)
+        self._balance = 1.0 if weights == "balanced" else None  # the factor on all tasks
         if vocabulary is None:
             vocabulary = TaskVocabulary(dict.fromkeys(self._names.values()))
         self._set_vocabulary(vocabulary)
@@ -228,8 +231,8 @@ class LeRobotData:
         """Splits by episode into training and validation data; the same seed gives the same split.
 
         About `val_fraction` of each task's episodes are held out, at least one of two or more, and
-        never all. Both parts keep the statistics of the whole, and its report, with a warning that
-        names the tasks of which no episode is held out.
+        never all; an episode of several tasks counts for its first. Both parts keep the statistics
+        of the whole, and its report, with warnings that name the tasks that one part lacks.
 
         Raises:
             ValueError: `val_fraction` is not between 0 and 1, or no task has two episodes.
@@ -253,16 +256,14 @@ class LeRobotData:
                 "training frames, or add episodes."
             )
         is_val = np.isin(self._segments["episode"], held_out)
-        parts = [
-            self._with(self._segments[chosen], self.vocabulary) for chosen in (~is_val, is_val)
-        ]
-        train, val = parts
-        if missing := [name for name in self.task_frames if name not in val.task_frames]:
-            warning = f"no episode of these tasks is held out, as each has one: {missing}"
-            report = self.report
-            report = dataclasses.replace(report, warnings=(*report.warnings, warning))
-            train.report = val.report = report
+        train, val = (self._part(self._segments[chosen]) for chosen in (~is_val, is_val))
+        train.report = val.report = split_report(self, train, val)
         return train, val
+
+    def _part(self, segments: Shaped[np.ndarray, " segments"]) -> LeRobotData:
+        if self._balance is not None:  # each part has its own numbers of frames
+            segments = balanced(segments, self._names, self._balance)
+        return self._with(segments, self.vocabulary)
 
     def weighted(self, factor: float | int, vocabulary: TaskVocabulary) -> LeRobotData:
         """Returns this source with all weights multiplied by `factor`, and ids of `vocabulary`.
@@ -272,7 +273,10 @@ class LeRobotData:
         """
         segments = self._segments.copy()
         segments["shown"] = frames_shown(segments["shown"], np.array(factor, np.float64))
-        return self._with(segments, vocabulary)
+        other = self._with(segments, vocabulary)
+        if self._balance is not None:
+            other._balance = self._balance * factor
+        return other
 
     def _with(
         self, segments: Shaped[np.ndarray, " segments"], vocabulary: TaskVocabulary

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from examples.lerobot.layout import Layout
-from examples.lerobot.problems import Problem
-from examples.lerobot.report import Notes
-from examples.lerobot.stats import Stats, pool
+from .layout import Layout
+from .problems import Problem
+from .report import Notes
+from .stats import Stats, pool
 
 _TOLERANCE = 0.02  # of a dimension's range: some writers take quantiles from histograms
 

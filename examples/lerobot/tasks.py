@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float, Int64, Shaped
 
-from examples.lerobot import columns
-from examples.lerobot.layout import Episode, Layout
-from examples.lerobot.problems import DatasetError, Problem
 from taskcond.data.lerobot_tasks import ambiguous_tasks, read_lerobot_tasks
+
+from . import columns
+from .layout import Episode, Layout
+from .problems import DatasetError, Problem
 
 _SHOWN = 20  # episodes named in a warning
 SEGMENT = np.dtype([(name, np.int64) for name in ("episode", "start", "length", "task", "shown")])
@@ -147,13 +148,12 @@ def select_tasks(
     """
     labelled = {names[index] for index in np.unique(runs[:, 3]).tolist()}
     wanted = labelled if tasks is None else set(tasks)
-    if weights == "balanced":
-        weights = _balanced([names[task] for task in runs[:, 3].tolist()], runs[:, 2], wanted)
-    elif isinstance(weights, str):
+    is_balanced = weights == "balanced"
+    if isinstance(weights, str) and not is_balanced:
         raise ValueError(
             f"weights is {weights!r}, but must be 'balanced' or {{task name: factor}}."
         )
-    weights = weights or {}
+    weights = {} if weights is None or isinstance(weights, str) else weights
     for name in sorted(wanted | set(weights)):
         if name not in labelled:
             near = difflib.get_close_matches(name, labelled, 3, 0.4) or sorted(labelled)
@@ -172,19 +172,28 @@ def select_tasks(
         segments[name] = column
     factors = [weights.get(names[run[3]], 1.0) for run in kept]
     segments["shown"] = frames_shown(segments["length"], np.array(factors, np.float64))
-    return segments
+    return balanced(segments, names) if is_balanced else segments
 
 
-def _balanced(
-    names: Sequence[str], lengths: Int64[np.ndarray, " runs"], wanted: Collection[str]
-) -> dict[str, float]:
-    """Returns factors by which all wanted tasks have equally many frames, and as many as before."""
+def balanced(
+    segments: Shaped[np.ndarray, " segments"], names: Mapping[int, str], factor: float = 1.0
+) -> Shaped[np.ndarray, " segments"]:
+    """Returns segments that show all tasks equally often, and as many frames as there are.
+
+    Args:
+        segments: The segments, as `select_tasks` gives them.
+        names: `{task_index: name}`.
+        factor: A factor on the frames of all tasks.
+    """
+    tasks = [names[task] for task in segments["task"].tolist()]
     frames: dict[str, int] = defaultdict(int)
-    for name, length in zip(names, lengths.tolist(), strict=True):
-        if name in wanted:
-            frames[name] += length
+    for name, length in zip(tasks, segments["length"].tolist(), strict=True):
+        frames[name] += length
     mean = sum(frames.values()) / max(len(frames), 1)
-    return {name: mean / count for name, count in frames.items()}
+    result = segments.copy()
+    factors = np.array([factor * mean / frames[name] for name in tasks])
+    result["shown"] = frames_shown(result["length"], factors)
+    return result
 
 
 def frames_shown(

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float, UInt8
 
-from examples.lerobot.stats import Stats
+from .stats import Stats
 
 Version = Literal["v2.0", "v2.1", "v3.0"]
 
@@ -120,6 +120,11 @@ def write_video(
     keyframe_every: int | None = None,
 ) -> None:
     """Encodes RGB images as a video. Frame `i` is shown at `i / fps` seconds."""
+    if any(size % 2 for size in images.shape[1:3]):
+        raise ValueError(
+            f"images have {images.shape[1]} x {images.shape[2]} pixels, but video encoders need "
+            "even numbers; cut or pad one row or column."
+        )
     with _usual_priority(), av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(fps))
         if not isinstance(stream, av.VideoStream):

@@ -1,5 +1,7 @@
 """load_into: a table goes into a model only if it means the same there."""
 
+import warnings
+
 import jax
 import numpy as np
 import pytest
@@ -89,3 +91,14 @@ def test_of_two_conditioners_the_one_at_the_recorded_path_is_compared(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, nnx.state(model), nnx.state(old))
     with pytest.raises(CheckpointError, match="scale"):
         load_into(Two(5, 9.0), tmp_path / "x")
+
+
+def test_a_task_that_the_checkpoint_does_not_know_is_warned_of_by_name(saved):
+    path = saved[1]
+    new = TaskVocabulary(["pour", "Wipe", "cut"])
+    with pytest.warns(UserWarning, match=r"no rows of 'Wipe' \(did you mean 'wipe'\?\)"):
+        load_into(Model(3, 1, scale=0.5), path, vocabulary=new)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*no rows of.*")
+        load_into(Model(3, 1, scale=0.5), path, vocabulary=new, new_rows="mean")
+        load_into(Model(3, 1, scale=0.5), path, vocabulary=OLD)

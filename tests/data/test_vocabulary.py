@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from taskcond import NULL_TASK, TaskVocabulary
 from taskcond.data import read_lerobot_tasks
-from tests.support import write_tasks
+from tests.support import as_untyped_code, write_tasks
 
 
 def test_a_dataset_gives_its_tasks_in_the_order_of_their_indices(tmp_path):
@@ -141,3 +141,14 @@ def test_a_vocabulary_shows_ids_beside_names():
     assert repr(vocabulary) == "<2 tasks: 0 'pour', 1 '<cut>'>"
     assert "<td>1</td><td>&lt;cut&gt;</td>" in vocabulary._repr_html_()
     assert repr(TaskVocabulary(map(str, range(50)))).endswith("19 '19' and 30 more>")
+
+
+@pytest.mark.parametrize("wrong", [0, -1, ["a"], None])
+def test_what_is_no_name_is_refused_as_such(wrong):
+    vocabulary = TaskVocabulary(["a", "b"])
+    with as_untyped_code():
+        with pytest.raises(TypeError, match="looked up by its name, a string"):
+            vocabulary.id(wrong)
+        if wrong is not None:
+            with pytest.raises(TypeError, match="looked up by its name, a string"):
+                vocabulary.ids(["a", wrong])

@@ -90,7 +90,7 @@ def functions(params, **changes):
         actions=lambda *args: act(params, *args),
         prompted=prompted,
         observe=lambda batch: batch["state"],
-        table=table or table_report(params[PATH], names=NAMES),
+        table=table or table_report(params[PATH], names=NAMES, initial=0 * params[PATH]),
         learning=table_change(start(), params),
     )
     return dataclasses.replace(policy, **changes)
@@ -322,3 +322,9 @@ def test_bad_results_are_named(trained):
     mean = PolicyFunctions(NAMES, lambda *args: loss(trained, *args).mean())
     with as_untyped_code(), pytest.raises(ValueError, match=r"has shape \(\), but must be \[256\]"):
         diagnose(mean, [batch])
+
+
+def test_a_single_batch_is_refused_with_the_remedy():
+    policy = PolicyFunctions(["a", "b"], table=table_report(np.eye(2, 4)))
+    with as_untyped_code(), pytest.raises(TypeError, match=r"pass \[batch\]"):
+        diagnose(policy, {"task_id": np.arange(2)})

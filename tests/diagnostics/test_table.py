@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from taskcond import TaskConditioner
-from taskcond.diagnostics import table_report
+from taskcond.diagnostics import PolicyFunctions, diagnose, table_report
 from tests.support import as_untyped_code
 
 ROWS = np.array([[3.0, 4.0], [6.0, 8.0], [0.0, 0.0], [-4.0, 3.0]])
@@ -50,7 +50,8 @@ def test_untrained_rows_saw_no_frame_or_did_not_move():
 
 
 def test_print_shows_a_row_for_each_task():
-    report = table_report(ROWS, names=NAMES, frames_seen=[9, 8, 0, None])
+    start = np.zeros_like(ROWS)
+    report = table_report(ROWS, names=NAMES, frames_seen=[9, 8, 0, None], initial=start)
     assert str(report).splitlines() == [
         "task   row / time  frames  moved  most similar  cosine",
         "pour   5           9       yes    wipe          1.00",
@@ -92,3 +93,28 @@ def test_the_norm_of_gate_is_what_its_gate_lets_through():
     report = table_report(row, fusion="gate")
     assert report.norms[0] == pytest.approx(4 * np.tanh(1.0))
     assert report.time_norm == pytest.approx(1.0)
+
+
+def test_of_rows_whose_start_is_unknown_nothing_is_said():
+    table = np.eye(2, 8)
+    unknown = table_report(table)
+    assert not unknown.knows_training
+    assert "whether rows were trained is unknown" in str(unknown)
+    assert "yes" not in str(unknown)
+    assert table_report(table, initial=table * 0).knows_training
+    assert table_report(table, frames_seen=[3, 4]).knows_training
+    assert not table_report(table, frames_seen=[3, None]).knows_training
+    assert table_report(table * [[1], [0]]).untrained == ["1"]
+
+
+def test_a_diagnosis_of_a_fresh_table_does_not_call_it_trained():
+    table = np.asarray(TaskConditioner(3, 8, rngs=nnx.Rngs(0)).embedding[...])
+    batch = {"task_id": np.arange(3)}
+
+    def diagnosis(**known):
+        policy = PolicyFunctions(["a", "b", "c"], table=table_report(table, **known))
+        return diagnose(policy, [batch])
+
+    assert "row untrained" not in str(diagnosis())
+    assert "row untrained" in str(diagnosis(initial=table))
+    assert "All 3 rows of the table were trained" in str(diagnosis(initial=0 * table))

@@ -197,8 +197,7 @@ class TrainConfig:
         overwrite: Whether an existing run of this name is deleted.
         resume: Whether an existing run of this name goes on.
         dry_run: Whether to print the plan and end.
-        bench_loader: With a number, so many batches are read without training, and the run ends
-            with their speed.
+        bench_loader: How many batches to read and time, in place of training; 0 trains.
         wandb: Whether to log to Weights & Biases, too.
         stall_seconds: After so many seconds without a step, the log shows where the program is.
     """
@@ -254,6 +253,10 @@ def _problems(config: TrainConfig) -> list[str]:
         for name in counts
         if getattr(config, name) < 1
     ]
+    if config.bench_loader < 0:
+        problems.append(f"bench_loader is {config.bench_loader}, but must be 0 or more")
+    if config.bench_loader and config.dry_run:
+        problems.append("bench_loader and dry_run are both set; pass one of them")
     if config.grad_accum > 0 and config.batch_size % config.grad_accum:
         problems.append(
             f"batch_size={config.batch_size} does not divide into grad_accum={config.grad_accum} "

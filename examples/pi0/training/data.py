@@ -89,14 +89,19 @@ class RunData:
 
     @property
     def wrong_prompts(self) -> Prompts | None:
-        """Prompts of other tasks; `None` if all frames have the same prompt."""
+        """Prompts of other tasks, see `wrong_prompts`."""
         return wrong_prompts(self.val, self.config)
 
 
 def wrong_prompts(data: Frames, config: DataConfig) -> Prompts | None:
-    """Returns prompts of other tasks; `None` if all frames have the same prompt."""
+    """Returns prompts of other tasks.
+
+    It is `None` if all frames have the same prompt, and also with `task_prefix`, where the number
+    in front of the prompt tells the task in any case.
+    """
     names = tuple(data.task_frames)
-    return None if config.prompt is not None or len(names) < 2 else WrongPrompt(names)
+    is_one = config.prompt is not None or len(names) < 2
+    return None if is_one or config.task_prefix else WrongPrompt(names)
 
 
 def open_datasets(config: DataConfig, horizon: int, vocabulary: TaskVocabulary | None) -> Frames:

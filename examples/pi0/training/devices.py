@@ -12,7 +12,7 @@ _MIN_BYTES = 4 * 2**20
 """Smaller arrays are not split, as in openpi."""
 
 
-def make_mesh(batch_size: int, fsdp_devices: int, devices: int | None) -> Mesh:
+def make_mesh(batch_size: int, fsdp_devices: int, devices: int | None, grad_accum: int = 1) -> Mesh:
     """Returns the mesh of this machine's devices.
 
     Raises:
@@ -33,6 +33,13 @@ def make_mesh(batch_size: int, fsdp_devices: int, devices: int | None) -> Mesh:
         raise ValueError(
             f"batch_size={batch_size} does not divide by the {count} devices; the nearest that do "
             f"are {' and '.join(map(str, fits))}"
+        )
+    part = batch_size // grad_accum
+    if part % count:
+        raise ValueError(
+            f"batch_size={batch_size} in grad_accum={grad_accum} parts is {part} frames a part, "
+            f"which do not divide by the {count} devices; a batch_size of "
+            f"{grad_accum * count} or a multiple does"
         )
     grid = np.array(found[:count]).reshape(count // fsdp_devices, fsdp_devices)
     return Mesh(grid, ("data", "fsdp"))

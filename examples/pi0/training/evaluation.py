@@ -30,8 +30,8 @@ class Evaluation:
         batches: The batches, as `Examples` gives them.
         names: The names of the tasks, by id.
         seed: The seed of noise and times.
-        rows: Where the rows of a batch are; `None` on a single device. Batches that do not divide
-            are computed on each device.
+        rows: Where the rows of a batch are; `None` on a single device. A batch whose rows do not
+            divide by the devices is computed whole on each.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Evaluation:
         Args:
             params: The trained parameters.
             frozen: The other parameters.
-            wrong: As many of the first batches as are measured, with prompts of other tasks.
+            wrong: The first batches, with prompts of other tasks; as many right ones are measured.
         """
         first = self._batches[: len(wrong)]
         return {

@@ -73,7 +73,7 @@ def make_plan(config: TrainConfig) -> Plan:
         FileNotFoundError: Data or weights are not there, and this is no dry run.
     """
     check_folder(config, is_resolved=False)
-    mesh = make_mesh(config.batch_size, config.fsdp_devices, config.devices)
+    mesh = make_mesh(config.batch_size, config.fsdp_devices, config.devices, config.grad_accum)
     notes: list[str] = []
     config = _with_generated(config)
     data = _find_data(config, None, notes)

@@ -38,7 +38,7 @@ def write_summary(folder: Path, plan: Plan, done: int) -> None:
         lines += ["## Are the ids used?", ""]
         lines += [f"- {finding}" for finding in findings] or ["Nothing is wrong."]
         lines += [""]
-    if "prompts" in (validations or [{}])[-1]:
+    if validations and "prompts" in validations[-1]:
         losses = validations[-1]["prompts"]
         lines += [
             f"The loss is {losses['right']:.4f} with the prompt of each frame, and "

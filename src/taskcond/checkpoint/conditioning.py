@@ -92,7 +92,7 @@ class TaskConditioning:
         vocabulary: TaskVocabulary | None = None,
         frames_seen: tuple[int | None, ...] | None = None,
     ) -> TaskConditioning | None:
-        """Returns the conditioning of a model, by its `TaskParam`s; `None` if it has no tasks.
+        """Returns the conditioning of a model; `None` if it has no `TaskParam` leaves.
 
         The table is that of its only `TaskConditioner`, or else the first leaf with rows.
 
@@ -102,8 +102,8 @@ class TaskConditioning:
             frames_seen: See the class.
 
         Raises:
-            CheckpointError: The model has several `TaskConditioner`s, or leaves with different
-                numbers of rows.
+            CheckpointError: The model has more than one `TaskConditioner`, or leaves with
+                different numbers of rows.
 
         >>> from flax import nnx
         >>> import taskcond

@@ -43,9 +43,13 @@ class Difference(Readable):
                 *(("first", path, "not in the second") for path in self.only_first),
                 *(("second", path, "not in the first") for path in self.only_second),
                 *(("reshaped", path, f"{a} -> {b}") for path, (a, b) in self.reshaped.items()),
-                *(("changed", path, f"by {100 * x:.3g} %") for path, x in self.changed.items()),
+                *(("changed", path, _by(x)) for path, x in self.changed.items()),
             ]
         )
+
+
+def _by(change: float) -> str:
+    return "from zeros" if change == float("inf") else f"by {100 * change:.3g} %"
 
 
 def diff_checkpoints(

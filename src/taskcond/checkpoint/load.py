@@ -39,7 +39,7 @@ def load_params(
     Args:
         path: See `Checkpoint`.
         like: The model's parameters: nested dicts, or an `nnx.State`, of arrays or
-            `jax.ShapeDtypeStruct`s. It gives structure, dtypes and shardings, and must have the
+            `jax.ShapeDtypeStruct`. It gives structure, dtypes and shardings, and must have the
             paths and shapes of the checkpoint; if it does not, use `merge_params`. `None` gives the
             checkpoint's own tree and dtypes; of a training state, the parameters.
         sharding: One sharding for all leaves, or a tree of shardings. It takes precedence over the
@@ -51,8 +51,8 @@ def load_params(
         progress: A function that is called with the number of bytes done and their total.
 
     Returns:
-        Nested dicts. The leaves are `jax.Array`s if there is a `sharding`, or a `like` that does
-        not consist of NumPy arrays. Otherwise they are NumPy arrays.
+        Nested dicts. The leaves are of the type `jax.Array` if there is a `sharding`, or a `like`
+        that does not consist of NumPy arrays. Otherwise they are NumPy arrays.
 
     Warns:
         UserWarning: Some tasks were never trained, or leaves that were cast have NaN or Inf; the

@@ -16,6 +16,7 @@ from taskcond.merging.merge import merge_into
 from taskcond.merging.patterns import Patterns
 from taskcond.merging.report import MergeReport
 from taskcond.merging.tables import Rows, Start
+from taskcond.messages import describe_unknown, warn
 from taskcond.nn.conditioner import TaskConditioner
 
 
@@ -28,7 +29,7 @@ def load_into(
     drop: Patterns = (),
     rename: Mapping[str, str] | None = None,
     task_rows: Rows | None = None,
-    new_rows: Start = "target",
+    new_rows: Start | None = None,
     table: str | None = None,
     sharding: jax.sharding.Sharding | None = None,
     progress: Progress | None = None,
@@ -47,7 +48,8 @@ def load_into(
         drop: See `merge_params`.
         rename: See `merge_params`.
         task_rows: See `merge_params`. It takes precedence over `vocabulary`.
-        new_rows: See `merge_params`.
+        new_rows: See `merge_params`. By default, new rows keep the model's own values, and a
+            warning names their tasks.
         table: The path of the task table; see `Checkpoint`.
         sharding: See `load_params`.
         progress: See `load_params`.
@@ -55,6 +57,9 @@ def load_into(
     Raises:
         CheckpointError: The checkpoint cannot be read, or its scale or fusion is not the model's.
         MergeError: The parameters do not fit. The model is unchanged.
+
+    Warns:
+        UserWarning: Tasks of the vocabulary are new to the checkpoint, and `new_rows` is not given.
     """
     checkpoint = open_checkpoint(path, table)
     about = checkpoint.conditioning
@@ -63,9 +68,17 @@ def load_into(
             about.require(scale=conditioner.scale, fusion=conditioner.fusion)
         if task_rows is None:
             task_rows = _rows(about, vocabulary)
+            if task_rows is not None and new_rows is None:
+                _warn_new(vocabulary, about.vocabulary)
     params = load_params(path, sharding=sharding, table=table, progress=progress)
     return merge_into(
-        model, params, keep=keep, drop=drop, rename=rename, task_rows=task_rows, new_rows=new_rows
+        model,
+        params,
+        keep=keep,
+        drop=drop,
+        rename=rename,
+        task_rows=task_rows,
+        new_rows="target" if new_rows is None else new_rows,
     )
 
 
@@ -85,3 +98,12 @@ def _rows(about: TaskConditioning, vocabulary: TaskVocabulary | None) -> list[in
     if vocabulary is None or old is None or vocabulary == old:
         return None
     return vocabulary.rows_from(old)
+
+
+def _warn_new(vocabulary: TaskVocabulary | None, old: TaskVocabulary | None) -> None:
+    known = () if old is None else old.names
+    if new := [name for name in vocabulary or () if name not in known]:
+        warn(
+            f"the checkpoint has no rows of {describe_unknown(new, known)}; they keep the model's "
+            "own values. Correct the names, or say with new_rows= what new rows start from"
+        )

@@ -51,7 +51,7 @@ def merge_checkpoint(
     Args:
         source: See `Checkpoint`.
         target: The new model's parameters: nested dicts, or an `nnx.State`, of arrays or
-            `jax.ShapeDtypeStruct`s. Leaves that are kept must be arrays. A task table may also
+            `jax.ShapeDtypeStruct`. Leaves that are kept must be arrays. A task table may also
             start from `new_rows="zeros"`.
         out: A local directory, which appears when it is complete. For openpi it must end in
             `params`.

@@ -127,7 +127,9 @@ class TaskVocabulary:
 
         Raises:
             KeyError: The vocabulary does not hold the name.
+            TypeError: It is no name.
         """
+        _check_names([name])
         if name not in self:
             raise KeyError(self._unknown([name]))
         return self._ids[name]
@@ -137,7 +139,7 @@ class TaskVocabulary:
 
         Raises:
             KeyError: The vocabulary lacks a name. The message lists all of them.
-            TypeError: `names` is one string.
+            TypeError: `names` is one string, or holds something else than names.
 
         >>> TaskVocabulary(["pour", "wipe"]).ids(["wipe", None, "pour"])
         array([ 1, -1,  0], dtype=int32)
@@ -145,6 +147,7 @@ class TaskVocabulary:
         if isinstance(names, str):
             raise TypeError(f"names is the string {names!r}; pass a list, or call id({names!r})")
         names = list(names)
+        _check_names([name for name in names if name is not None])
         unknown = dict.fromkeys(name for name in names if name is not None and name not in self)
         if unknown:
             raise KeyError(self._unknown(unknown))
@@ -209,8 +212,9 @@ class TaskVocabulary:
         """
         index = operator.index(task_id)
         if not 0 <= index < len(self.names):
+            ids = f"its ids are 0 to {len(self.names) - 1}" if self.names else "it is empty"
             raise IndexError(
-                f"the vocabulary has no task {index}; its ids are 0 to {len(self.names) - 1}"
+                f"the vocabulary has no task {index}; {ids}"
                 + (", and NULL_TASK (-1) has no name" if index == NULL_TASK else "")
             )
         return self.names[index]
@@ -226,8 +230,9 @@ class TaskVocabulary:
 
     def __repr__(self) -> str:
         tasks = ", ".join(f"{i} {name!r}" for i, name in enumerate(self.names[:_SHOWN]))
-        more = len(self.names) - _SHOWN
-        return f"<{len(self)} tasks: {tasks}{f' and {more} more' if more > 0 else ''}>"
+        more = f" and {len(self) - _SHOWN} more" if len(self) > _SHOWN else ""
+        count = f"{len(self)} task{'' if len(self) == 1 else 's'}"
+        return f"<{count}{': ' if tasks else ''}{tasks}{more}>"
 
     def _repr_html_(self) -> str:
         rows = "".join(
@@ -246,3 +251,11 @@ class TaskVocabulary:
     @functools.cached_property
     def _ids(self) -> dict[str, int]:
         return {name: index for index, name in enumerate(self.names)}
+
+
+def _check_names(names: Iterable[object]) -> None:
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise TypeError(
+            f"a task is looked up by its name, a string, got {wrong}; the name of an id is "
+            "vocabulary[id]"
+        )

@@ -158,7 +158,8 @@ def _check_prompts(effect: ActionEffect) -> Result:
 
 
 def _check_table(table: TableReport) -> Iterator[Result]:
-    yield _check_untrained(table)
+    if table.untrained or table.knows_training:
+        yield _check_untrained(table)
     used = np.array([name not in table.untrained for name in table.names])
     if not used.any():
         return

@@ -78,6 +78,7 @@ def diagnose(
     Raises:
         ValueError: There are fewer than two tasks, no or empty batches, nothing to measure, or a
             result that is NaN, Inf or of a wrong shape.
+        TypeError: `batches` is a single batch.
 
     >>> import jax.numpy as jnp
     >>> batch = {"task_id": np.arange(4) % 2, "x": np.arange(4.0)}
@@ -87,6 +88,8 @@ def diagnose(
     The policy has 1 fault.
     - id ignored: A wrong id changes the loss by +0%, from 1.5 to 1.5. ...
     """
+    if isinstance(batches, Mapping):
+        raise TypeError("batches is one batch, but must be a list of them; pass [batch]")
     kept = list(batches)
     _check_input(policy.names, kept, draws)
     ids = [_task_ids(batch, index) for index, batch in enumerate(kept)]

@@ -30,6 +30,7 @@ class TableReport(Readable):
             rows.
         frames_seen: The number of frames on which each row was trained; `None` if it is unknown.
         moved: `[tasks]`, whether a row differs from its start, or from zero if that is unknown.
+        knows_start: Whether the start of the rows is known.
     """
 
     names: tuple[str, ...]
@@ -39,6 +40,13 @@ class TableReport(Readable):
     gaps: Float[np.ndarray, "tasks tasks"]
     frames_seen: tuple[int | None, ...] | None
     moved: Bool[np.ndarray, " tasks"]
+    knows_start: bool = True
+
+    @property
+    def knows_training(self) -> bool:
+        """Whether it is known of all rows that they were trained, or were not."""
+        frames = self.frames_seen or (None,)
+        return self.knows_start or None not in frames
 
     @property
     def ratios(self) -> Float[np.ndarray, " tasks"]:
@@ -87,8 +95,12 @@ class TableReport(Readable):
         return html_table(_HEADER, self._rows(), [self._summary()])
 
     def _summary(self) -> str:
-        untrained = self.untrained
-        note = f"rows never trained: {shorten(untrained)}" if untrained else "all rows were trained"
+        if untrained := self.untrained:
+            note = f"rows never trained: {shorten(untrained)}"
+        elif self.knows_training:
+            note = "all rows were trained"
+        else:
+            note = "whether rows were trained is unknown; pass initial= or frames_seen="
         return f"norm of the time embedding: {self.time_norm:.4g}; {note}"
 
     def _rows(self) -> list[tuple[str, ...]]:
@@ -104,7 +116,7 @@ class TableReport(Readable):
                     name,
                     f"{self.ratios[task]:.3g}",
                     "" if frames[task] is None else str(frames[task]),
-                    "yes" if self.moved[task] else "no",
+                    ("yes" if self.knows_start else "") if self.moved[task] else "no",
                     *((self.names[nearest], f"{cosine:.2f}") if cosine > -2 else ("", "")),
                 )
             )
@@ -132,7 +144,8 @@ def table_report(
             that of any sine-cosine embedding.
         frames_seen: For each task the number of frames on which it was trained, as
             `task_conditioning.json` has it.
-        initial: The table before training. Without it, a row did not move if it is exactly zero.
+        initial: The table before training. Without it, a row that is exactly zero did not move,
+            and of others it is unknown.
         names: The names of the tasks; by default their numbers.
 
     Raises:
@@ -169,6 +182,7 @@ def table_report(
         gaps,
         None if frames_seen is None else tuple(frames_seen),
         (rows != start).any(1),
+        initial is not None,
     )
 
 

@@ -90,8 +90,8 @@ def merge_into(
     """Loads a checkpoint's values into a module's parameters, in place.
 
     This is `merge_params` for NNX. A `TaskParam` that the checkpoint lacks is kept without being
-    named in `keep`, and the `TaskParam`s with an axis of tasks are the tables that `task_rows`
-    remaps. The other arguments and the errors are those of `merge_params`. After an error the
+    named in `keep`, and each `TaskParam` with an axis of tasks is a table that `task_rows` remaps.
+    The other arguments and the errors are those of `merge_params`. After an error the
     module is unchanged.
 
     The module may come from `nnx.eval_shape`. Its leaves then become arrays, except those that

@@ -63,7 +63,7 @@ def test_tasks_without_owner_and_unknown_tasks_are_refused(saved, tmp_path):
     with pytest.raises(CheckpointError, match=r"nobody claims \['cut'\]"):
         combine_checkpoints(Recipe(specialists), tmp_path / "out")
     unknown = Recipe((Specialist(saved["a"], tasks=("fly", 3)),))
-    message = r"not in the table of their specialist: \['fly', 3\]"
+    message = r"not in the table of their specialist: .* has no 'fly', '3'; it has"
     with pytest.raises(CheckpointError, match=message):
         combine_checkpoints(unknown, tmp_path / "out")
 

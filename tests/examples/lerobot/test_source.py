@@ -152,12 +152,25 @@ def test_a_split_without_a_second_episode_says_what_to_do(tmp_path):
 def test_a_split_names_the_tasks_of_which_nothing_is_held_out(tmp_path):
     pours, (wipe,) = recordings(lengths=[4] * 5)[::2], recordings(lengths=[4, 4])[1:]
     data = LeRobotData(write_dataset(tmp_path / "data", [*pours, wipe]))
-    warning = "no episode of these tasks is held out, as each has one: ['wipe']"
+    warning = "no frames of these tasks are held out: ['wipe']"
     for part in data.split():
         assert part.report.warnings[-1] == warning
     assert warning not in data.report.warnings
     both = mix([data, data]).split()[1]
-    assert sum(line.endswith(warning) for line in both.report.warnings) == 2
+    assert both.report.warnings[-1] == warning
+    wipes = LeRobotData(write_dataset(tmp_path / "wipes", [wipe] * 3))
+    assert warning not in mix([data, wipes]).split()[1].report.warnings
+
+
+def test_a_split_names_the_tasks_that_are_held_out_as_a_whole(tmp_path):
+    x = np.zeros((4, 2), np.float32)
+    episodes = [Recording(x, x, "a"), Recording(x, x, ["a", "a", "b", "b"])]
+    data = LeRobotData(write_dataset(tmp_path / "data", episodes))
+    found = {part.report.warnings for seed in range(8) for part in data.split(0.5, seed)}
+    assert {warnings[-1] for warnings in found} == {
+        "no frames of these tasks are held out: ['b']",
+        "all frames of these tasks are held out: ['b']",
+    }
 
 
 def test_a_declared_camera_without_files_is_skipped_and_named(tmp_path):

@@ -49,6 +49,10 @@ def test_balanced_weights_show_all_tasks_equally_often(root):
     assert data.task_frames == pytest.approx({"pour": 35 / 2, "wipe": 35 / 2}, abs=1.5)
     one = LeRobotData(root, weights="balanced", tasks=["wipe"])
     assert one.task_frames == {"wipe": 14}
+    for part in (*data.split(0.3), data.weighted(2, data.vocabulary).split(0.3)[0]):
+        pour, wipe = part.task_frames.values()
+        assert abs(pour - wipe) <= 2
+    assert len(data.weighted(2, data.vocabulary).split(0.3)[0]) > 1.8 * len(data.split(0.3)[0])
     with as_untyped_code(), pytest.raises(ValueError, match="must be 'balanced' or"):
         LeRobotData(root, weights="equal")
 

@@ -70,3 +70,9 @@ def test_key_frames_come_as_often_as_asked(tmp_path):
     with av.open(str(path)) as container:
         keys = [frame.key_frame for frame in container.decode(video=0)]
     assert [i for i, is_key in enumerate(keys) if is_key] == [0, 3, 6, 9]
+
+
+def test_pictures_of_an_odd_size_are_refused_with_the_reason(tmp_path):
+    x, images = np.zeros((3, 2), np.float32), np.zeros((3, 5, 4, 3), np.uint8)
+    with pytest.raises(ValueError, match="5 x 4 pixels, but video encoders need even numbers"):
+        write_dataset(tmp_path / "data", [Recording(x, x, "pour", {"cam": images})])

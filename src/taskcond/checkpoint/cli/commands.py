@@ -333,7 +333,7 @@ class Combine:
 
 @dataclasses.dataclass(frozen=True)
 class Convert:
-    """Write the parameters of a checkpoint in another format, and change nothing else.
+    """Write the parameters of a checkpoint in another format; other state is left out.
 
     Example: python -m taskcond convert pi05/params pi05_safetensors --format safetensors
 
@@ -356,7 +356,7 @@ class Convert:
 
     def run(self) -> MergeReport:
         """Runs the command."""
-        return Merge(**dataclasses.asdict(self)).run()
+        return Merge(**dataclasses.asdict(self), new_rows="zeros").run()  # there are none
 
 
 Command = (

@@ -13,6 +13,7 @@ from taskcond.checkpoint.combining.recipe import Recipe
 from taskcond.checkpoint.conditioning import TaskConditioning
 from taskcond.checkpoint.storage.errors import CheckpointError
 from taskcond.data.vocabulary import TaskVocabulary
+from taskcond.messages import describe_unknown, shorten
 
 Task = str | int
 """The name of a task, or the number of its row if there are no names."""
@@ -164,17 +165,26 @@ def _owners(
 def _claims(recipe: Recipe, tables: Sequence[_Table | None]) -> dict[Task, _Table]:
     """Returns the owner of each task that a specialist claims."""
     claimed: dict[Task, list[_Table]] = {}
-    unknown: list[Task] = []
+    unknown: list[str] = []
     for specialist, table in zip(recipe.specialists, tables, strict=True):
         if table is None:
-            unknown += specialist.tasks or ()
+            if specialist.tasks:
+                unknown.append(f"{specialist.path} has no task table, so not {specialist.tasks}")
             continue
         tasks = _claimed_tasks(specialist.tasks, table)
-        unknown += [task for task in tasks if task not in table.rows]
+        known = list(map(str, table.rows))
+        lacking = [str(task) for task in tasks if task not in table.rows]
+        if lacking:
+            unknown.append(
+                f"{table.source} has no {describe_unknown(lacking, known)}; it has {shorten(known)}"
+            )
         for task in dict.fromkeys(tasks):
             claimed.setdefault(task, []).append(table)
     if unknown:
-        raise CheckpointError(f"these tasks are not in the table of their specialist: {unknown}")
+        raise CheckpointError(
+            f"tasks are not in the table of their specialist: {'; '.join(unknown)}. Correct the "
+            "recipe"
+        )
     shared = {task: [t.source for t in owners] for task, owners in claimed.items() if owners[1:]}
     if shared:
         raise CheckpointError(

@@ -77,6 +77,8 @@ def test_wrong_prompts_are_those_of_other_tasks(data):
     assert not same.any()
     one_prompt = dataclasses.replace(data.config, prompt="do it")
     assert wrong_prompts(data.val, one_prompt) is None
+    with_number = dataclasses.replace(data.config, task_prefix=True)
+    assert wrong_prompts(data.val, with_number) is None
 
 
 def test_tokens_can_be_read_as_text(data):
@@ -87,13 +89,21 @@ def test_tokens_can_be_read_as_text(data):
     assert text.endswith(";\nAction: ")
 
 
-def test_the_speed_of_the_loader_is_measured_without_training(make_config):
-    plan = make_plan(make_config("speed", bench_loader=3))
+def test_the_speed_of_the_loader_is_measured_without_training(make_config, monkeypatch):
+    plan = make_plan(make_config("speed", bench_loader=20))
+    get = examples.Examples.__getitem__
+
+    def slow(self, index):
+        time.sleep(0.02)
+        return get(self, index)
+
+    monkeypatch.setattr(examples.Examples, "__getitem__", slow)
     console = Console(file=io.StringIO(), width=120)
     console.print(measure_loader(plan))
     text = console.file.getvalue()
-    assert "3 batches of 4 frames" in text
-    assert "frames per second" in text
+    assert "20 batches of 4 frames" in text
+    speed = float(text.splitlines()[-2].split("│")[4].replace(",", ""))
+    assert 50 < speed <= 4 / 0.02 * 1.2  # four threads
     assert not plan.config.folder.exists()
     with pytest.raises(FileNotFoundError, match="--data.root"):
         measure_loader(dataclasses.replace(plan, data=None))

@@ -139,6 +139,7 @@ def test_a_checkpoint_is_restored_on_other_devices(finished, tmp_path):
         ((3, 1, None), r"the nearest that do are 4$"),
         ((8, 3, None), r"fsdp_devices=3 does not divide the 4 devices; pass one of \[1, 2, 4\]"),
         ((8, 1, 5), r"devices=5, but this machine has 4"),
+        ((8, 1, None, 4), r"is 2 frames a part, .*a batch_size of 16 or a multiple does"),
     ],
 )
 def test_numbers_that_do_not_divide_are_answered_with_those_that_do(
