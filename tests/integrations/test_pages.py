@@ -1,5 +1,6 @@
 """The code of README and docs runs as it stands, page by page; commands parse; paths exist."""
 
+import ast
 import importlib
 import re
 import shlex
@@ -310,6 +311,33 @@ def test_commands_have_no_flag_that_does_not_exist(page, line):
         importlib.import_module(module).parse(arguments)
     else:
         tyro.cli(importlib.import_module(module).Args, args=arguments)
+
+
+def strings(path: Path) -> list[str]:
+    """Returns the texts of a source file, with a break where a value is put in."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            parts = [part.value if isinstance(part, ast.Constant) else "\0" for part in node.values]
+            found.append("".join(map(str, parts)))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.append(node.value)
+    return found
+
+
+def test_the_error_messages_of_the_reference_exist():
+    page = (ROOT / "docs/reference/errors.md").read_text()
+    sources = [path for folder in ("src", "examples") for path in (ROOT / folder).rglob("*.py")]
+    text = "\n".join(text for path in sources for text in strings(path))
+    cells = re.findall(r"^\| `([^`]+)`", page, re.MULTILINE)
+    assert len(cells) > 15
+    missing = []
+    for cell in cells:
+        parts = re.split(r"'[^']*'|-?\d[\d.]*|\.\.\.|\(.*?\)|[:;]", cell)
+        missing += [
+            part.strip() for part in parts if len(part.strip()) > 7 and part.strip() not in text
+        ]
+    assert not missing
 
 
 def test_files_that_pages_name_exist():
