@@ -348,7 +348,10 @@ def test_files_that_pages_name_exist():
             r"`((?:tests|examples|src|benchmarks|docs)/[\w./-]+)`", (ROOT / page).read_text()
         )
     }
-    missing = [pair for pair in sorted(named) if not (ROOT / pair[1]).exists()]
+    built = "docs/_build/"
+    missing = [
+        pair for pair in sorted(named) if not (ROOT / pair[1]).exists() and built not in pair[1]
+    ]
     assert not missing
     assert len(named) > 50
 
