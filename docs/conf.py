@@ -1,11 +1,15 @@
 """Sphinx settings."""
 
 import re
+import sys
 from importlib.metadata import version as version_of
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the pages of examples
 
 project = "taskcond"
 author = "the taskcond authors"
@@ -32,7 +36,7 @@ _ELSEWHERE = {
     r"optax\.[\w.]+": "https://optax.readthedocs.io/en/latest/search.html?q={}",
 }
 
-_PACKAGES = ("", "taskcond.", "taskcond.checkpoint.", "taskcond.diagnostics.")
+_PACKAGES = ("", "taskcond.", "taskcond.checkpoint.", "taskcond.diagnostics.", "examples.lerobot.")
 
 _PRINTED = {
     r"<class '([\w.]+)'>": r"\1",

@@ -30,6 +30,8 @@ def make_loader(
 ) -> grain.IterDataset:
     """Returns this process's share of `data` in batches, in an order that the seed determines.
 
+    This trains on nine tenths of the episodes::
+
         data = LeRobotData("path/to/dataset", horizon=16)
         print(data.report)  # what was found, what was skipped, what is odd
         train, val = data.split(val_fraction=0.1)
