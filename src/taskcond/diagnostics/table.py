@@ -44,7 +44,7 @@ class TableReport(Readable):
 
     @property
     def knows_training(self) -> bool:
-        """Whether it is known of all rows that they were trained, or were not."""
+        """Says whether it is known of each row if it was trained."""
         frames = self.frames_seen or (None,)
         return self.knows_start or None not in frames
 

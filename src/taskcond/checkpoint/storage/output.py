@@ -83,7 +83,7 @@ class Output:
 
     @property
     def is_file(self) -> bool:
-        """Whether the checkpoint is to be one file."""
+        """Says whether the checkpoint is to be one file."""
         return _is_named(self.path, self.format)
 
     def check_place(self) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,6 +13,20 @@ import pytest
 from examples.pi0.training.configs import to_json
 from examples.pi0.training.devices import make_mesh
 from examples.pi0.training.plan import make_plan, memory_per_device
+
+
+def on_four_devices(code: str, file: Path) -> str:
+    """Runs code in a process with four devices; returns the last line that it prints."""
+    flags = "--xla_force_host_platform_device_count=4 " + os.environ.get("XLA_FLAGS", "")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(file)],
+        env={**os.environ, "XLA_FLAGS": flags},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return done.stdout.splitlines()[-1]
+
 
 BATCH = 20  # no parameter has this size
 
@@ -68,15 +83,7 @@ def test_losses_do_not_depend_on_the_devices(make_config, tmp_path):
     file = tmp_path / "config.json"
     config = make_config("devices", devices=1, batch_size=BATCH, runs_dir=str(tmp_path))
     file.write_text(to_json(config))
-    flags = "--xla_force_host_platform_device_count=4 " + os.environ.get("XLA_FLAGS", "")
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, str(file)],
-        env={**os.environ, "XLA_FLAGS": flags},
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    one, grid = json.loads(done.stdout.splitlines()[-1])
+    one, grid = json.loads(on_four_devices(CODE, file))
     np.testing.assert_allclose(grid["losses"], one["losses"], rtol=1e-5)
     np.testing.assert_allclose(grid["measured"], one["measured"], rtol=1e-3)
     assert len(set(one["losses"])) == 4
@@ -121,15 +128,7 @@ print("ok")
 def test_a_checkpoint_is_restored_on_other_devices(finished, tmp_path):
     file = tmp_path / "config.json"
     file.write_text(to_json(finished))
-    flags = "--xla_force_host_platform_device_count=4 " + os.environ.get("XLA_FLAGS", "")
-    done = subprocess.run(
-        [sys.executable, "-c", RESTORE, str(file)],
-        env={**os.environ, "XLA_FLAGS": flags},
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert done.stdout.splitlines()[-1] == "ok"
+    assert on_four_devices(RESTORE, file) == "ok"
 
 
 @pytest.mark.parametrize(
