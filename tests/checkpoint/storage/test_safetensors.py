@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -96,6 +98,18 @@ def test_an_output_that_is_named_as_a_file_is_one_file(tmp_path, monkeypatch):
     assert list(load_params(path)) == ["other"]
     assert open_checkpoint(path).conditioning is None
     assert [p.name for p in tmp_path.iterdir()] == ["policy.safetensors"]
+
+
+def test_a_file_appears_on_a_disk_without_second_names(tmp_path, monkeypatch):
+    def link(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    tree, _ = named()
+    save_params(tree, tmp_path / "policy.safetensors", format="safetensors")
+    np.testing.assert_array_equal(
+        load_params(tmp_path / "policy.safetensors")["dense"]["kernel"], tree["dense"]["kernel"]
+    )
 
 
 def test_a_name_of_another_format_is_refused(tmp_path):

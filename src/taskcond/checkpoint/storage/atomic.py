@@ -84,12 +84,22 @@ def _appear(new: Path, out: Path) -> bool:
         if new.is_dir():
             os.rename(new, out)
         else:
-            os.link(new, out)  # to rename a file would replace what has appeared in the meantime
+            _link(new, out)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         return False  # another run has been faster
     return True
+
+
+def _link(new: Path, out: Path) -> None:
+    """Gives a file its name; unlike `os.rename`, replaces nothing that has appeared meanwhile."""
+    try:
+        os.link(new, out)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        os.rename(new, out)  # this file system has no second names
 
 
 def _replace(new: Path, old: Path, out: Path) -> None:
