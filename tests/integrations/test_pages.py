@@ -19,6 +19,7 @@ from taskcond import TaskConditioner, TaskVocabulary
 from taskcond.checkpoint import TaskConditioning, save_params
 from taskcond.checkpoint.cli.commands import Command
 from taskcond.checkpoint.cli.main import main as taskcond_main
+from taskcond.trees import to_dict
 from tests.support import FIXTURES, write_tasks
 
 ROOT = Path(__file__).parents[2]
@@ -171,7 +172,7 @@ def test_load_weights():
         def __init__(self, num_tasks):
             self.task_embeddings = TaskConditioner(num_tasks, 4, rngs=nnx.Rngs(0))
 
-    target = nnx.to_pure_dict(nnx.state(Model(2), nnx.Param))
+    target = to_dict(nnx.state(Model(2), nnx.Param))
     model = Model(2)
     about = TaskConditioning.of(model, vocabulary=old)
     save_params(target, "released/params", conditioning=about)
