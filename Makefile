@@ -80,7 +80,7 @@ format: .venv/.done  ## Format the code.
 	.venv/bin/ruff format .
 
 bench: .venv/.done  ## Measure, and write benchmarks/RESULTS.md. NAMES=overhead: only that.
-	@echo "All benchmarks take about an hour on two cores; with NAMES= only those run."
+	@echo "All benchmarks, which takes long; with NAMES= only those."
 	.venv/bin/python -m benchmarks $(NAMES)
 
 docs: .venv/.done  ## Build the documentation into docs/_build.

@@ -27,7 +27,6 @@ python_maximum_signature_line_length = 88
 default_role = "py:obj"  # single backticks in docstrings link to what they name
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
-suppress_warnings = ["misc.highlighting_failure"]
 
 _ELSEWHERE = {
     r"jax(\.[\w.]+)?": "https://docs.jax.dev/en/latest/search.html?q={}",

@@ -60,7 +60,7 @@ class MixedData:
         """
         train, val = zip(*(part.split(val_fraction, seed) for part in self.parts), strict=True)
         parts = [MixedData(part, self.norm_stats, self.report) for part in (train, val)]
-        report = split_report(self, *parts)
+        report = split_report(self.report, *(part.task_frames for part in (self, *parts)))
         for part in parts:
             part.report = report
         return parts[0], parts[1]

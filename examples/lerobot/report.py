@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -43,16 +42,6 @@ class Report:
         return "\n".join(parts)
 
 
-@runtime_checkable
-class HasTasks(Protocol):
-    """Frames of tasks, with a report."""
-
-    report: Report
-
-    @property
-    def task_frames(self) -> Mapping[str, int]: ...  # noqa: D102
-
-
 @dataclasses.dataclass
 class Notes:
     """Collects the lines of a report while a dataset is opened; see `Report`."""
@@ -62,17 +51,27 @@ class Notes:
     warnings: list[str] = dataclasses.field(default_factory=list)
 
 
-def split_report(whole: HasTasks, train: HasTasks, val: HasTasks) -> Report:
-    """Returns the report of a whole, with warnings of the tasks that a part of its split lacks."""
+def split_report(
+    report: Report, whole: Iterable[str], train: Container[str], val: Container[str]
+) -> Report:
+    """Returns a report with warnings of the tasks that a part of a split lacks.
+
+    Args:
+        report: The report of the whole.
+        whole: The tasks of the whole.
+        train: The tasks of one part.
+        val: The tasks of the other part.
+    """
+    names = list(whole)
     warnings = [
         f"{problem}: {missing}"
         for part, problem in (
             (val, "no frames of these tasks are held out"),
             (train, "all frames of these tasks are held out"),
         )
-        if (missing := [name for name in whole.task_frames if name not in part.task_frames])
+        if (missing := [name for name in names if name not in part])
     ]
-    return dataclasses.replace(whole.report, warnings=(*whole.report.warnings, *warnings))
+    return dataclasses.replace(report, warnings=(*report.warnings, *warnings))
 
 
 def make_report(title: str, notes: Notes, stats: Mapping[str, Stats]) -> Report:

@@ -257,7 +257,8 @@ class LeRobotData:
             )
         is_val = np.isin(self._segments["episode"], held_out)
         train, val = (self._part(self._segments[chosen]) for chosen in (~is_val, is_val))
-        train.report = val.report = split_report(self, train, val)
+        frames = (part.task_frames for part in (self, train, val))
+        train.report = val.report = split_report(self.report, *frames)
         return train, val
 
     def _part(self, segments: Shaped[np.ndarray, " segments"]) -> LeRobotData:

@@ -20,7 +20,7 @@ _ROWS: contextvars.ContextVar[Sharding | None] = contextvars.ContextVar("rows", 
 
 
 @contextlib.contextmanager
-def rows_on(sharding: Sharding | None) -> Iterator[None]:
+def keep_rows_on(sharding: Sharding | None) -> Iterator[None]:
     """Keeps the rows of a batch on their devices between layers, in all that is traced within.
 
     Without it, where weights are split over devices too, XLA may split the features of a layer

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Sharding
 from jaxtyping import Array, Float, Int
 
-from examples.pi0.stack import rows_on
+from examples.pi0.stack import keep_rows_on
 from examples.pi0.training.blueprint import Blueprint, Params
 from examples.pi0.training.configs import LossConfig
 from examples.pi0.training.loss import Batch, draw, is_valid, observe
@@ -158,7 +158,7 @@ class Evaluation:
     ) -> Float[Array, " b"]:
         model = self._blueprint.build(params, frozen)
         drawn = draw(key, batch, _PLAIN)
-        with rows_on(self._rows if self._divides(batch) else None):
+        with keep_rows_on(self._rows if self._divides(batch) else None):
             errors = model.squared_errors(drawn.observation, drawn.actions, drawn.noise, drawn.time)
         valid = is_valid(batch)
         return jnp.sum(errors * valid, (1, 2)) / jnp.maximum(jnp.sum(valid, (1, 2)), 1)
@@ -167,7 +167,7 @@ class Evaluation:
         self, params: Params, frozen: Params, key: Array, batch: Batch
     ) -> Float[Array, "b h d"]:
         model = self._blueprint.build(params, frozen)
-        with rows_on(self._rows if self._divides(batch) else None):
+        with keep_rows_on(self._rows if self._divides(batch) else None):
             return model.sample_actions(key, observe(batch))
 
 

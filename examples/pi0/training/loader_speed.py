@@ -10,7 +10,8 @@ from rich.table import Table
 
 from examples.pi0.training.plan import Plan
 
-_AHEAD = 16  # batches that a worker may hold, and more
+_AHEAD = 4  # batches that a worker may hold
+_AHEAD_OF_THREADS = 12
 
 
 def measure_loader(plan: Plan) -> Table:
@@ -25,7 +26,7 @@ def measure_loader(plan: Plan) -> Table:
     config, data = plan.config, plan.data
     if data is None:
         raise FileNotFoundError("there is no dataset to read; pass --data.root FOLDER")
-    ahead = _AHEAD * max(config.data.num_workers, 1)
+    ahead = _AHEAD * config.data.num_workers or _AHEAD_OF_THREADS
     last = ahead + config.bench_loader
     batches = data.train_batches(config.batch_size, first=0, last=last + ahead)
     with contextlib.closing(batches):

@@ -12,7 +12,7 @@ from jax.sharding import Sharding
 from jaxtyping import Array, Int
 
 from examples.pi0.augment import Recipe
-from examples.pi0.stack import rows_on
+from examples.pi0.stack import keep_rows_on
 from examples.pi0.training.blueprint import Blueprint, Params
 from examples.pi0.training.configs import TrainConfig
 from examples.pi0.training.groups import has_frozen_prefix
@@ -119,7 +119,7 @@ class Trainer:
     def _gradients(self, state: TrainState, drawn: Draw) -> tuple[Array, Params]:
         def loss(params: Params, part: Draw) -> Array:
             model = self.blueprint.build(params, state.frozen)
-            with rows_on(self.rows):
+            with keep_rows_on(self.rows):
                 return weighted_loss(model, part, frozen_prefix=self.frozen_prefix)
 
         value_and_grad = jax.value_and_grad(loss)
