@@ -1,7 +1,7 @@
 """Runs benchmarks and writes their tables into `benchmarks/RESULTS.md`.
 
-python -m benchmarks                all but `methods`, which takes 45 minutes, and `checkpoints`,
-                                    which takes 60 GB of disk
+python -m benchmarks                all but `methods`, which takes 45 minutes, `checkpoints`,
+                                    which takes 60 GB of disk, and `gpu`, which needs one
 python -m benchmarks checkpoints    only that; the sections of the others stay as they are
 """
 
@@ -30,6 +30,7 @@ Name = Literal[
     "training",
     "methods",
     "checkpoints",
+    "gpu",
 ]
 NAMES: tuple[Name, ...] = get_args(Name)
 _SECTION = re.compile(r"^## (\w+)\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
@@ -53,11 +54,11 @@ def environment() -> str:
     )
 
 
-def main(names: tyro.conf.Positional[tuple[Name, ...]] = NAMES[:-2]) -> None:
+def main(names: tyro.conf.Positional[tuple[Name, ...]] = NAMES[:-3]) -> None:
     """Runs benchmarks and writes their tables into `benchmarks/RESULTS.md`.
 
     Args:
-        names: The benchmarks; by default all but `methods` and `checkpoints`; see above.
+        names: The benchmarks; by default all but `methods`, `checkpoints` and `gpu`; see above.
     """
     old = RESULTS.read_text() if RESULTS.exists() else ""
     sections = {name: text.strip() for name, text in _SECTION.findall(old)}

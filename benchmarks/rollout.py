@@ -29,7 +29,7 @@ def steps_per_second(pool: Pool, checkpoint: Path, episodes: int) -> float:
 
 
 def measure(checkpoint: Path) -> dict[int, float]:
-    """Returns the median of rounds for each number of processes, without loading and compiling."""
+    """Returns the median of rounds for each number of processes, without compiling."""
     rates: dict[int, list[float]] = {workers: [] for workers in WORKERS}
     with Pool(1) as one, Pool(2) as two:
         for pool in (one, two):

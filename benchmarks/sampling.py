@@ -33,8 +33,6 @@ FULL_EXPERT = Pi0Config(
     siglip=SiglipConfig(width=32, depth=1, mlp_dim=64, num_heads=2, patch_size=14),
     image_keys=("base_0_rgb",),
 )
-FULL = Pi0Config()
-
 
 When = Literal["in each step", "precomputed", "kept between calls"]
 """When the modulations are computed: in each step, before the first step, or before the call."""
@@ -140,16 +138,13 @@ def measure(config: Pi0Config, batch: int, rounds: int) -> list[str]:
     return rows
 
 
-def main(full: bool = False, rounds: int = 21) -> str:
+def main(rounds: int = 21) -> str:
     """Prints and returns the tables.
 
     Args:
-        full: Whether to measure at full size too, as is always done if there is a GPU.
         rounds: How often each variant runs.
     """
     cases = [("small", SMALL, 1), ("full-size action expert, horizon 16", FULL_EXPERT, 1)]
-    if full or jax.default_backend() == "gpu":
-        cases += [("full size, bfloat16", FULL, batch) for batch in (1, 8)]
     lines = [
         f"{NUM_STEPS} Euler steps. Wall time is the median of {rounds} interleaved rounds (small: "
         f"{5 * rounds}), and so are the ratios.",
@@ -163,8 +158,7 @@ def main(full: bool = False, rounds: int = 21) -> str:
             "|---|---:|---:|---:|---:|---:|",
             *measure(config, batch, rounds if config != SMALL else 5 * rounds),
         ]
-    if len(cases) == 2:
-        lines += ["", "Full size in bfloat16 was not measured: it needs a GPU."]
+    lines += ["", "The section gpu has the full size."]
     table = "\n".join(lines)
     print(table)
     return table

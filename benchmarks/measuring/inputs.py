@@ -51,6 +51,22 @@ def blank_batch(config: Pi0Config, batch: int) -> dict[str, Any]:
     }
 
 
+def random_like(shapes: Any, dtype: Any = None) -> Any:
+    """Returns small random numbers, which a GPU multiplies as slowly as it does real weights.
+
+    Args:
+        shapes: A pytree of `jax.ShapeDtypeStruct`.
+        dtype: The dtype; by default that of each leaf.
+    """
+    leaves, tree = jax.tree.flatten(shapes)
+
+    def draw(i: int, leaf: Any) -> jax.Array:
+        key = jax.random.key(i, impl="unsafe_rbg")
+        return 0.02 * jax.random.normal(key, leaf.shape, dtype or leaf.dtype)
+
+    return jax.tree.unflatten(tree, [draw(i, leaf) for i, leaf in enumerate(leaves)])
+
+
 def make_trainer(config: TrainConfig, rows: Sharding | None = None) -> Trainer:
     """Returns the trainer of settings, as a run makes it."""
     blueprint = Blueprint(config.model)

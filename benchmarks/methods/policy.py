@@ -45,6 +45,8 @@ class Method:
         rank: The rank of a task's updates of all layers of the blocks; 0 means none.
         heads: Whether each task has a head of its own.
         prefix: Whether the text begins with the number of the task.
+        learning_rate: The learning rate on the fifty tasks, found by `benchmarks.methods.tune`.
+        later_rate: That of what later tasks have of their own, found likewise.
     """
 
     name: str
@@ -54,6 +56,13 @@ class Method:
     rank: int = 0
     heads: bool = False
     prefix: bool = False
+    learning_rate: float = 1e-3
+    later_rate: float = 1e-2
+
+    @property
+    def folder(self) -> str:
+        """Returns the name of its folder."""
+        return self.name.replace(" ", "_")
 
     @property
     def reads_ids(self) -> bool:
@@ -67,6 +76,7 @@ METHODS = (
     Method("text prefix", prefix=True),
     ADD,
     Method("add, scale 0.25", "add", scale=0.25),
+    Method("add, scale 2", "add", scale=2.0),
     Method("add, scale 4", "add", scale=4.0),
     Method("film", "film"),
     Method("gate", "gate"),

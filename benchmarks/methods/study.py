@@ -72,7 +72,7 @@ QUICK = Settings(steps=200, later_steps=50, episodes=1, later_episodes=1)
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A folder of data and results.
+    """A folder of results; the demonstrations are beside it.
 
     Attributes:
         folder: The folder.
@@ -86,7 +86,7 @@ class Study:
 
     def frames(self, tasks: Sequence[HardTask], name: str) -> Frames:
         """Returns the demonstrations of tasks; records them if they are not there."""
-        root = self.folder / name
+        root = self.folder.parent / name
         if not root.exists():
             is_later = tasks == LATER
             counts = [LATER_DEMONSTRATIONS if is_later else t.demonstrations for t in tasks]
@@ -95,8 +95,7 @@ class Study:
 
     def measure(self, method: Method, seed: int) -> dict[str, Any]:
         """Returns the numbers of a method and a seed, from its file if they are there."""
-        folder = self._folder(method, seed)
-        return self._keep(folder / "results.json", lambda: self._measure(method, seed, folder))
+        return self.keep("results", method, seed, lambda: self._measure(method, seed))
 
     def measure_starts(self, method: Method, seed: int) -> dict[str, Any]:
         """Returns what later tasks do by rows that are guessed, and after these were trained.
@@ -105,16 +104,18 @@ class Study:
             method: A method with a table, after `measure`.
             seed: The seed.
         """
-        folder = self._folder(method, seed)
-        return self._keep(
-            folder / "starts.json", lambda: self._measure_starts(method, seed, folder)
-        )
+        return self.keep("starts", method, seed, lambda: self._measure_starts(method, seed))
 
-    def _folder(self, method: Method, seed: int) -> Path:
-        return self.folder / method.name.replace(" ", "_") / f"seed_{seed}"
+    def folder_of(self, method: Method, seed: int) -> Path:
+        """Returns the folder of a method and a seed."""
+        return self.folder / method.folder / f"seed_{seed}"
 
-    def _keep(self, file: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        about = dataclasses.asdict(self.settings)
+    def keep(
+        self, name: str, method: Method, seed: int, measure: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Returns what was measured under a name, from its file if that is there."""
+        about = dataclasses.asdict(self.settings) | dataclasses.asdict(method)
+        file = self.folder_of(method, seed) / f"{name}.json"
         if file.exists() and (kept := json.loads(file.read_text()))["settings"] == about:
             return kept["results"]
         results = measure()
@@ -123,34 +124,52 @@ class Study:
         partial.rename(file)
         return results
 
-    def _measure(self, method: Method, seed: int, folder: Path) -> dict[str, Any]:
-        frames = self.frames(FIFTY, "fifty")
+    def train_first(self, method: Method, seed: int) -> MethodPolicy:
+        """Returns a policy after the fifty tasks, and saves it as `fifty`."""
         policy = MethodPolicy(method, len(FIFTY), nnx.Rngs(seed))
-        train(policy, frames, self.settings.steps, seed=seed, label=method.name)
-        save(policy, folder / "fifty", FIFTY)
-        count, path = self.settings.episodes, folder / "fifty"
+        train(
+            policy,
+            self.frames(FIFTY, "fifty"),
+            self.settings.steps,
+            seed=seed,
+            label=method.name,
+            learning_rate=method.learning_rate,
+        )
+        save(policy, self.folder_of(method, seed) / "fifty", FIFTY)
+        return policy
+
+    def train_later(self, method: Method, seed: int) -> None:
+        """Adds five tasks with few demonstrations to `fifty`, and saves the policy as `later`.
+
+        What tasks have of their own is trained alone, if there is anything.
+        """
+        folder = self.folder_of(method, seed)
+        policy = self._with_later_tasks(method, seed)
+        self._train_later(policy, seed, f"{method.name}, later")
+        save(policy, folder / "later", ALL_TASKS)
+
+    def _with_later_tasks(self, method: Method, seed: int) -> MethodPolicy:
+        policy = MethodPolicy(method, len(ALL_TASKS), nnx.Rngs(seed))
+        path, every = self.folder_of(method, seed) / "fifty", vocabulary_of(ALL_TASKS)
+        load_into(policy, path, vocabulary=every, new_rows="target")
+        return policy
+
+    def _measure(self, method: Method, seed: int) -> dict[str, Any]:
+        policy = self.train_first(method, seed)
+        folder, count = self.folder_of(method, seed), self.settings.episodes
+        path = folder / "fifty"
         results: dict[str, Any] = {"right": self.roll_out(path, FIFTY, count, seed)}
         if method.reads_ids:
             results["none"] = self.roll_out(path, SAYING, count, seed, ids="none")
-            results |= offline(policy, frames, seed)
+            results |= offline(policy, self.frames(FIFTY, "fifty"), seed)
         if method.name == "add":
             for weight in (0.0, 1.5, 3.0):
                 found = self.roll_out(path, FIFTY, count, seed, weight=weight)
                 results[f"guidance {weight}"] = found
-        return results | self._add_later(method, seed, folder)
-
-    def _add_later(self, method: Method, seed: int, folder: Path) -> dict[str, Any]:
-        """Adds five tasks with few demonstrations; trains what tasks have of their own, if any."""
-        policy = MethodPolicy(method, len(ALL_TASKS), nnx.Rngs(seed))
-        every = vocabulary_of(ALL_TASKS)
-        load_into(policy, folder / "fifty", vocabulary=every, new_rows="target")
-        self._train_later(policy, seed, f"{method.name}, later")
-        save(policy, folder / "later", ALL_TASKS)
+        self.train_later(method, seed)
         path = folder / "later"
-        return {
-            "later": self.roll_out(path, LATER, self.settings.later_episodes, seed),
-            "old after": self.roll_out(path, FIFTY, self.settings.episodes, seed),
-        }
+        results["later"] = self.roll_out(path, LATER, self.settings.later_episodes, seed)
+        return results | {"old after": self.roll_out(path, FIFTY, count, seed)}
 
     def _train_later(self, policy: MethodPolicy, seed: int, label: str) -> None:
         reads_ids = policy.method.reads_ids
@@ -161,16 +180,14 @@ class Study:
             seed=seed,
             label=label,
             trainable=TaskParam if reads_ids else nnx.Param,
-            learning_rate=1e-2 if reads_ids else 1e-3,
+            learning_rate=policy.method.later_rate if reads_ids else policy.method.learning_rate,
         )
 
-    def _measure_starts(self, method: Method, seed: int, folder: Path) -> dict[str, Any]:
-        results = {}
+    def _measure_starts(self, method: Method, seed: int) -> dict[str, Any]:
+        results, folder = {}, self.folder_of(method, seed)
         texts = texts_of(method)
         for name, start in STARTS.items():
-            policy = MethodPolicy(method, len(ALL_TASKS), nnx.Rngs(seed))
-            every = vocabulary_of(ALL_TASKS)
-            load_into(policy, folder / "fifty", vocabulary=every, new_rows="target")
+            policy = self._with_later_tasks(method, seed)
             embedding = policy.task_embeddings.embedding
             assert embedding is not None
             old = np.asarray(embedding[...])[: len(FIFTY)]
@@ -230,8 +247,8 @@ def train(
     *,
     seed: int,
     label: str,
+    learning_rate: float,
     trainable: type[nnx.Param] = nnx.Param,
-    learning_rate: float = 1e-3,
 ) -> None:
     """Trains a policy in place.
 
@@ -314,7 +331,7 @@ def load_actor(path: Path) -> MethodActor:
     """Loads what `save` wrote; the path ends in `#right` or `#none`, and the guidance's weight."""
     name, ids, weight = path.name.split("#")
     path = path.with_name(name)
-    method = next(m for m in METHODS if m.name.replace(" ", "_") == path.parent.parent.name)
+    method = next(m for m in METHODS if m.folder == path.parent.parent.name)
     about = open_checkpoint(path).conditioning
     count = len(ALL_TASKS) if about is None else about.num_tasks
     policy = MethodPolicy(method, count, nnx.Rngs(0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -154,25 +155,29 @@ def run_jobs(
 
     Args:
         jobs: The episodes.
-        load: Loads the policy, in each process once: a function of a module.
+        load: Loads the policy, in each process once a call: a function of a module.
         path: The checkpoint, for `load`.
         pool: The processes.
         tasks: The tasks that are looked for.
         seed: The seed. Results do not depend on the number of processes.
         label: The name of the work in the progress bar.
     """
-    run = functools.partial(_run, load=load, path=path, tasks=tuple(tasks), seed=seed)
+    # Another policy may have been saved under a path that an earlier call loaded.
+    call = uuid.uuid4().hex
+    run = functools.partial(_run, load=load, path=path, tasks=tuple(tasks), seed=seed, call=call)
     return pool.map(run, jobs, label)
 
 
-def _run(job: Job, load: Loader, path: Path, tasks: tuple[Task, ...], seed: int) -> Episode:
-    actor = _actor(load, path)
+def _run(
+    job: Job, load: Loader, path: Path, tasks: tuple[Task, ...], seed: int, call: str
+) -> Episode:
+    actor = _actor(load, path, call)
     camera = own_camera(actor.picture_size) if isinstance(actor, SeeingActor) else None
     return run_episode(own_world(), actor, job, tasks, seed, camera)
 
 
-@functools.cache
-def _actor(load: Loader, path: Path) -> Actor | SeeingActor:
+@functools.lru_cache(maxsize=1)
+def _actor(load: Loader, path: Path, call: str) -> Actor | SeeingActor:
     return load(path)
 
 

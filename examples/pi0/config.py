@@ -155,7 +155,8 @@ class Pi0Config:
             `taskcond.TaskLinear`.
         image_keys: The cameras, in order.
         attention: `"plain"` is the exact reference; `"xla"` and `"cudnn"` are implementations in
-            `jax.nn.dot_product_attention`; `"auto"` takes cuDNN where it can, and otherwise XLA.
+            `jax.nn.dot_product_attention`; `"auto"` takes cuDNN where it can and the logits are
+            large, and otherwise XLA.
 
     >>> Pi0Config().action_expert.width
     1024

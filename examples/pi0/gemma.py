@@ -79,6 +79,7 @@ class Gemma(nnx.Module):
         self.layers = stack(lambda rngs: Block(config, rngs=rngs), config.paligemma.depth, rngs)
         self.final_norm = RMSNorm(width)
         self.final_norm_1 = _action_norm(config, rngs)
+        self.unroll = False
 
     def __call__(
         self,
@@ -116,7 +117,7 @@ class Gemma(nnx.Module):
             return block(tokens, positions, mask, modulation, cache)
 
         tokens = {expert: x.astype(self.dtype) for expert, x in tokens.items()}
-        tokens, new_cache = scan(self.layers, step, tokens, (per_layer, cache))
+        tokens, new_cache = scan(self.layers, step, tokens, (per_layer, cache), unroll=self.unroll)
         if isinstance(condition, Modulations):
             final = condition.final
         else:
@@ -131,12 +132,16 @@ class Gemma(nnx.Module):
         assert final is not None, "these norms are not adaptive"
         return Modulations(attention, feed_forward, final)
 
-    def for_sampling(self) -> Gemma:
+    def for_sampling(self, *, unroll: bool) -> Gemma:
         """Returns a copy with the action expert's matrices in the compute dtype.
 
         They are then cast once, and not in every step of sampling.
+
+        Args:
+            unroll: Whether the copy unrolls its layers; see `scan`.
         """
         copy = nnx.clone(self)
+        copy.unroll = unroll
         for module in (*copy.layers.action_modules(), copy.final_norm_1):
             if not isinstance(module, RMSNorm):  # which computes in float32
                 cast = jax.tree.map(lambda x: x.astype(self.dtype), nnx.state(module))

@@ -154,7 +154,7 @@ class Pi0(TimeAndTask):
         if frozen_prefix:
             # The prefix does not see the suffix, so that it can be computed before it.
             condition = self.condition(t, observation.task_id)
-            velocity = self.denoiser(observation)(x_t, condition)
+            velocity = self.denoiser(observation, unroll=False)(x_t, condition)
         else:
             velocity = self._velocity(observation, x_t, t)
         return jnp.square(velocity - (noise - target))
@@ -277,13 +277,16 @@ class Pi0(TimeAndTask):
 
         return jax.vmap(at)(jnp.asarray(times))
 
-    def denoiser(self, observation: Observation) -> Callable[[Array, Condition], Array]:
+    def denoiser(
+        self, observation: Observation, *, unroll: bool = True
+    ) -> Callable[[Array, Condition], Array]:
         """Encodes the prefix, and returns the velocity as a function of the rest.
 
         Args:
             observation: A batch with one leading axis. With twice as many task ids, for guidance,
                 the velocity is that of the batch with the first ids, followed by the batch with
                 the others.
+            unroll: Whether to unroll the layers, which is faster on a GPU and compiles longer.
 
         Returns:
             `denoise(x_t, condition)`, where `x_t` are noisy actions `[b, horizon, action_dim]` and
@@ -296,13 +299,13 @@ class Pi0(TimeAndTask):
             observation = twice(observation.replace(task_id=None)).replace(task_id=ids)
         prefix, valid = self._embed_prefix(observation)
         mask = block_mask(np.zeros(prefix.shape[1]), valid)
-        _, cache = self.PaliGemma.llm({Expert.PALIGEMMA: prefix}, positions(valid), mask)
+        llm = self.PaliGemma.llm.for_sampling(unroll=unroll)
+        _, cache = llm({Expert.PALIGEMMA: prefix}, positions(valid), mask)
         if guided:
             state = twice(state)
         if len(valid) < len(state):
             valid = twice(valid)
             cache = jax.tree.map(lambda x: jnp.concatenate([x, x], axis=1), cache)
-        llm = self.PaliGemma.llm.for_sampling()
 
         def denoise(x_t: Array, condition: Condition) -> Array:
             suffix, blocks = self._embed_suffix(state, x_t, condition)

@@ -46,10 +46,25 @@ def stack(make: Callable[[nnx.Rngs], Layer], depth: int, rngs: nnx.Rngs) -> Laye
     return nnx.split_rngs(splits=depth)(nnx.vmap(make, in_axes=0))(rngs)
 
 
-def scan(layers: Layer, step: Callable[[Layer, Any, Any], tuple[Any, Any]], carry: Any, xs: Any):
+def scan(
+    layers: Layer,
+    step: Callable[[Layer, Any, Any], tuple[Any, Any]],
+    carry: Any,
+    xs: Any,
+    *,
+    unroll: bool = False,
+):
     """Runs `carry, y = step(layer, carry, x)` through all layers.
 
     The backward pass computes each layer again, so that memory holds one activation per layer.
+
+    Args:
+        layers: The layers, as `stack` makes them.
+        step: See above.
+        carry: The first `carry`.
+        xs: The `x` of all layers, along their first axis.
+        unroll: Whether to compile each layer by itself. It compiles longer, and runs faster where a
+            layer is small: a loop copies the weights of a layer before it uses them.
 
     Returns:
         The last carry, and the stacked `y` of all layers.
@@ -65,7 +80,7 @@ def scan(layers: Layer, step: Callable[[Layer, Any, Any], tuple[Any, Any]], carr
             carry = jax.lax.with_sharding_constraint(carry, rows)
         return step(nnx.merge(graph, layer_state), carry, x)
 
-    return jax.lax.scan(body, carry, (state, xs))
+    return jax.lax.scan(body, carry, (state, xs), unroll=unroll)
 
 
 def map_layers(layers: Layer, function: Callable[[Layer, Any], Any], x: Array) -> Any:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,6 +101,18 @@ def test_a_saved_policy_acts_the_same_in_this_and_in_another_process(checkpoint)
     assert isinstance(here, Episode)
     np.testing.assert_array_equal(here.observations, there.observations)
     assert here.done == there.done
+
+
+def test_a_policy_that_was_saved_over_another_is_the_one_that_acts(checkpoint, tmp_path):
+    path, jobs = tmp_path / "params", [Job(TEN[0], TEN[0], 1)]
+    shutil.copytree(checkpoint, path)
+    with Pool(0) as pool:
+        (before,) = run_jobs(jobs, load_actor, path, pool=pool)
+        policy = load_actor(path).policy
+        policy.action_out.kernel[...] += 0.5
+        save(policy, path, vocabulary_of(TEN[:3]), {"task_id": np.arange(3)})
+        (after,) = run_jobs(jobs, load_actor, path, pool=pool)
+    assert not np.array_equal(before.observations[-1], after.observations[-1])
 
 
 def test_a_checkpoint_of_other_tasks_is_refused_by_name(checkpoint):
