@@ -200,6 +200,18 @@ class LeRobotData:
             rows.append(np.stack([np.full(shown, episode), frames, np.full(shown, task)], axis=1))
         return np.concatenate(rows)
 
+    def pieces(self) -> Int[np.ndarray, "n 2"]:
+        """Returns where each frame is in the part of its episode that does its task, unread.
+
+        The two columns are the number of the frame in that part, and the number of frames of it.
+        """
+        rows = []
+        for segment in self._segments:
+            length, shown = int(segment["length"]), int(segment["shown"])
+            frames = np.arange(shown) * length // shown
+            rows.append(np.stack([frames, np.full(shown, length)], axis=1))
+        return np.concatenate(rows)
+
     def task_name(self, task_index: int) -> str:
         """Returns the name of a `task_index` of the dataset."""
         return self._names[task_index]

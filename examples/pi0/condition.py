@@ -106,11 +106,19 @@ class TimeAndTask(nnx.Module):
         self.task_heads = taskcond.TaskLinear(
             num_tasks if config.task_heads else 0, width, config.action_dim, rngs=rngs
         )
+        self.task_stages = taskcond.StageConditioner(
+            config.stages, width, scale=config.task_embedding_scale, rngs=rngs
+        )
+        self.task_stage_head = (
+            taskcond.StageHead(config.stages, config.paligemma.width, rngs=rngs)
+            if config.task_stages
+            else None
+        )
 
     def time_embedding(
-        self, time: Float[ArrayLike, "*b"], task_id: Any = None
+        self, time: Float[ArrayLike, "*b"], task_id: Any = None, stage: Any = None
     ) -> Float[Array, "*b d"]:
-        """Embeds the flow-matching time and adds the task.
+        """Embeds the flow-matching time and adds the task, and its stage.
 
         **The task enters here**, before any MLP, and nowhere else unless the config says so. From
         here it reaches every action token: in π0.5 by all adaptive norms, in π0 by
@@ -119,29 +127,33 @@ class TimeAndTask(nnx.Module):
         Args:
             time: 0 for the actions, 1 for the noise.
             task_id: `[*b]`; `None` if `num_tasks=0`.
+            stage: `[*b]`; `None` for no stage.
         """
         time_emb = sincos(jnp.asarray(time), self.config.action_expert.width)
-        return self.task_embeddings(time_emb, task_id, deterministic=True)
+        time_emb = self.task_embeddings(time_emb, task_id, deterministic=True)
+        return self.task_stages(time_emb, task_id, stage)
 
     def adarms_cond(
-        self, time: Float[ArrayLike, "*b"], task_id: Any = None
+        self, time: Float[ArrayLike, "*b"], task_id: Any = None, stage: Any = None
     ) -> Float[Array, "*b d"]:
         """Returns the condition of π0.5's adaptive norms.
 
         It is the time embedding after two dense layers; for the arguments see `time_embedding`.
         """
-        x = self.time_embedding(time, task_id)
+        x = self.time_embedding(time, task_id, stage)
         x = jax.nn.swish(self.task_updates.time_in(x, task_id, self.time_mlp_in(x)))
         return jax.nn.swish(self.task_updates.time_out(x, task_id, self.time_mlp_out(x)))
 
-    def condition(self, time: Float[ArrayLike, "*b"], task_id: Any = None) -> Condition:
+    def condition(
+        self, time: Float[ArrayLike, "*b"], task_id: Any = None, stage: Any = None
+    ) -> Condition:
         """Returns time and task as the action expert meets them; see `time_embedding`."""
         ids = None if task_id is None else signed_ids(task_id)
         if self.config.pi05:
-            return Condition(norms=self.adarms_cond(time, task_id), task_id=ids)
-        return Condition(tokens=self.time_embedding(time, task_id), task_id=ids)
+            return Condition(norms=self.adarms_cond(time, task_id, stage), task_id=ids)
+        return Condition(tokens=self.time_embedding(time, task_id, stage), task_id=ids)
 
-    def condition_at(self, time: Float[Array, ""], task_id: Any) -> Condition:
+    def condition_at(self, time: Float[Array, ""], task_id: Any, stage: Any = None) -> Condition:
         """Returns the condition of all rows of a batch at one time.
 
         Without tasks, all rows have the same condition, and the result has one row for all.
@@ -149,9 +161,10 @@ class TimeAndTask(nnx.Module):
         Args:
             time: One time for all rows.
             task_id: `[b]`; `None` if `num_tasks=0`.
+            stage: `[b]`; `None` for no stage.
         """
         ids = task_id if self.config.num_tasks else None
-        return self.condition(jnp.full(1 if ids is None else len(ids), time), ids)
+        return self.condition(jnp.full(1 if ids is None else len(ids), time), ids, stage)
 
 
 def sincos(

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import jax.numpy as jnp
 import numpy as np
 
+from taskcond import StageVocabulary
 from taskcond.ids import check_integer
 from taskcond.nn.fusion import FUSIONS
 
@@ -153,6 +154,8 @@ class Pi0Config:
             `taskcond.TaskLoRA`. 0 means none.
         task_heads: Whether each task has its own projection to actions beside the common one; see
             `taskcond.TaskLinear`.
+        task_stages: The number of stages of each task, which an observation may name; see
+            `taskcond.StageConditioner`. Empty means none.
         image_keys: The cameras, in order.
         attention: `"plain"` is the exact reference; `"xla"` and `"cudnn"` are implementations in
             `jax.nn.dot_product_attention`; `"auto"` takes cuDNN where it can and the logits are
@@ -182,6 +185,7 @@ class Pi0Config:
     num_task_tokens: int = 0
     task_lora_rank: int = 0
     task_heads: bool = False
+    task_stages: tuple[int, ...] = ()
     image_keys: tuple[str, ...] = IMAGE_KEYS
     attention: AttentionImplementation = "auto"
 
@@ -197,6 +201,12 @@ class Pi0Config:
         _require_one_of("task_fusion", self.task_fusion, (*FUSIONS, "none"))
         for name in ("num_tasks", "num_task_tokens", "task_lora_rank"):
             object.__setattr__(self, name, check_integer(name, getattr(self, name), low=0))
+        object.__setattr__(self, "task_stages", StageVocabulary(self.task_stages).counts)
+        if self.task_stages and len(self.task_stages) != self.num_tasks:
+            raise ValueError(
+                f"task_stages has {len(self.task_stages)} numbers, but num_tasks={self.num_tasks}: "
+                "give the number of stages of each task"
+            )
         for name in ("depth", "num_heads", "num_kv_heads", "head_dim"):
             ours, theirs = getattr(self.paligemma, name), getattr(self.action_expert, name)
             if ours != theirs:
@@ -214,6 +224,11 @@ class Pi0Config:
     def has_table(self) -> bool:
         """Returns whether rows of a table change the timestep embedding."""
         return self.num_tasks > 0 and self.task_fusion != "none"
+
+    @property
+    def stages(self) -> StageVocabulary:
+        """The stages of the tasks."""
+        return StageVocabulary(self.task_stages)
 
     @property
     def compute_dtype(self) -> np.dtype:
@@ -257,8 +272,9 @@ class Pi0Config:
                 values[name] = _gemma_from_dict(values[name])
         if isinstance(values.get("siglip"), Mapping):
             values["siglip"] = SiglipConfig(**values["siglip"])
-        if "image_keys" in values:
-            values["image_keys"] = tuple(values["image_keys"])  # JSON has lists
+        for name in ("image_keys", "task_stages"):
+            if name in values:
+                values[name] = tuple(values[name])  # JSON has lists
         return cls(**values)
 
 

@@ -25,9 +25,10 @@ from examples.lerobot import Frames
 from examples.pi0.policy import Policy, load_policy
 from examples.pi0.training.blueprint import Blueprint, nest
 from examples.pi0.training.configs import CONFIG_FILE, TrainConfig, from_json
-from examples.pi0.training.data import open_datasets, task_indices, wrong_prompts
+from examples.pi0.training.data import open_datasets, wrong_prompts
 from examples.pi0.training.evaluation import Evaluation
 from examples.pi0.training.examples import Examples, Prompts, TaskPrompt, batches
+from examples.pi0.training.frames import task_indices
 from examples.pi0.training.order import stratified
 from taskcond.diagnostics import Diagnosis
 from taskcond.trees import flatten, to_dict

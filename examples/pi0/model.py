@@ -12,18 +12,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from examples.pi0.augment import augment
 from examples.pi0.condition import Condition, TimeAndTask, with_none
 from examples.pi0.config import GemmaConfig, LoRAConfig, Pi0Config, SiglipConfig
-from examples.pi0.gemma import Expert, Gemma, Modulations, Tokens
+from examples.pi0.gemma import Cache, Expert, Gemma, Modulations, Tokens
 from examples.pi0.masks import block_mask, positions, suffix_mask, suffix_positions
 from examples.pi0.observation import Observation, check_observation, check_shape
 from examples.pi0.sampling import check_num_steps, integrate, step_times
@@ -90,7 +90,7 @@ class Pi0(TimeAndTask):
         batch = self._check(observation, x_t=x_t)
         check_shape("time", time, batch, "one time for each observation")
         observation, x, t = self._flatten(batch, observation, x_t, time)
-        return self._velocity(observation, x, t).reshape(*batch, *x.shape[1:])
+        return self._velocity(observation, x, t)[0].reshape(*batch, *x.shape[1:])
 
     def compute_loss(
         self,
@@ -122,7 +122,7 @@ class Pi0(TimeAndTask):
         # More often near the noise than near the actions: there it is decided what to do.
         time = jax.random.beta(time_rng, 1.5, 1.0, target.shape[:1]) * 0.999 + 0.001
         x_t = time[:, None, None] * noise + (1 - time[:, None, None]) * target
-        velocity = self._velocity(observation, x_t, time)
+        velocity, _ = self._velocity(observation, x_t, time)
         loss = jnp.mean(jnp.square(velocity - (noise - target)), axis=-1)
         return loss.reshape(*batch, loss.shape[-1])
 
@@ -148,26 +148,74 @@ class Pi0(TimeAndTask):
         Raises:
             ValueError, TypeError: See `velocity`.
         """
+        return self.errors_and_stage_loss(
+            observation, actions, noise, time, frozen_prefix=frozen_prefix
+        )[0]
+
+    def errors_and_stage_loss(
+        self,
+        observation: Observation,
+        actions: Float[ArrayLike, "b h d"],
+        noise: Float[ArrayLike, "b h d"],
+        time: Float[ArrayLike, " b"],
+        *,
+        frozen_prefix: bool = False,
+    ) -> tuple[Float[Array, "b h d"], Float[Array, " b"]]:
+        """Returns `squared_errors`, and the loss of the prediction of each stage; see `StageHead`.
+
+        The second is 0 where no stage is known, and in a model without stages. For the arguments
+        see `squared_errors`.
+        """
         batch = self._check(observation, actions=actions, noise=noise)
         observation, target, noise, t = self._flatten(batch, observation, actions, noise, time)
         x_t = t[:, None, None] * noise + (1 - t[:, None, None]) * target
         if frozen_prefix:
             # The prefix does not see the suffix, so that it can be computed before it.
-            condition = self.condition(t, observation.task_id)
-            velocity = self.denoiser(observation, unroll=False)(x_t, condition)
+            condition = self.condition(t, observation.task_id, observation.stage)
+            llm = self.PaliGemma.llm.for_sampling(unroll=False)
+            seen = self._encode(observation, llm)
+            velocity = self._denoiser(observation.state, seen, llm)(x_t, condition)
+            features = seen.features
         else:
-            velocity = self._velocity(observation, x_t, t)
-        return jnp.square(velocity - (noise - target))
+            velocity, features = self._velocity(observation, x_t, t)
+        errors = jnp.square(velocity - (noise - target))
+        if self.task_stage_head is None or observation.stage is None:
+            return errors, jnp.zeros(len(errors))
+        stage, ids = observation.stage, observation.task_id
+        return errors, self.task_stage_head.loss(features, ids, jnp.asarray(stage))
 
-    def _velocity(self, observation: Observation, x_t: Array, time: Array) -> Array:
-        condition = self.condition(time, observation.task_id)
+    def stage_logits(self, observation: Observation) -> Float[Array, "*b stages"]:
+        """Predicts the stage of the task, for a `taskcond.StageTracker`.
+
+        Args:
+            observation: What the policy sees; its own stage is not looked at.
+
+        Returns:
+            A logit for each stage, `-inf` for those that the task does not have.
+
+        Raises:
+            ValueError: The model has no stages; or see `velocity`.
+            TypeError: See `velocity`.
+        """
+        if self.task_stage_head is None:
+            raise ValueError("this model has no stages; train one with Pi0Config.task_stages")
+        batch = self._check(observation)
+        (observation,) = self._flatten(batch, observation)
+        seen = self._encode(observation, self.PaliGemma.llm)
+        logits = self.task_stage_head(seen.features, observation.task_id)
+        return logits.reshape(*batch, logits.shape[-1])
+
+    def _velocity(self, observation: Observation, x_t: Array, time: Array) -> tuple[Array, Array]:
+        """Returns the velocity, and the features of the prefix; see `Prefix`."""
+        condition = self.condition(time, observation.task_id, observation.stage)
         prefix, prefix_valid = self._embed_prefix(observation)
         suffix, blocks = self._embed_suffix(observation.state, x_t, condition)
         valid = jnp.pad(prefix_valid, ((0, 0), (0, len(blocks))), constant_values=True)
         mask = block_mask(np.pad(blocks, (prefix.shape[1], 0)), valid)
         tokens = {Expert.PALIGEMMA: prefix, Expert.ACTION: suffix}
         tokens, _ = self.PaliGemma.llm(tokens, positions(valid), mask, condition=condition.norms)
-        return self._unembed(tokens, condition)
+        features = masked_mean(tokens[Expert.PALIGEMMA], prefix_valid)
+        return self._unembed(tokens, condition), features
 
     def sample_actions(
         self,
@@ -192,8 +240,9 @@ class Pi0(TimeAndTask):
                 gives NaN.
             noise: Where to start.
             modulations: `self.modulations(task_id, num_steps=num_steps)`, kept from an earlier
-                call. They hold the task: `observation.task_id` must then be `None`. With a
-                guidance, `task_id` is that of the task followed by `NULL_TASK`: `[task, -1]`.
+                call. They hold the task and the stage, which must then be `None` in the
+                observation. With a guidance, `task_id` is that of the task followed by `NULL_TASK`:
+                `[task, -1]`.
             guidance: The weight of the task against none; see `taskcond.guide`. 1 acts as trained.
 
         Raises:
@@ -217,7 +266,7 @@ class Pi0(TimeAndTask):
 
         def velocity(x: Array, step: ArrayLike, time: Array) -> Array:
             if kept is None:
-                condition = self.condition_at(time, observation.task_id)
+                condition = self.condition_at(time, observation.task_id, observation.stage)
             else:
                 condition = jax.tree.map(lambda of_all_steps: of_all_steps[step], kept)
             if not guided:
@@ -242,12 +291,18 @@ class Pi0(TimeAndTask):
             ids = first.ids_of(2 * count if guided else count)
             return observation.replace(task_id=ids), kept
         if guided:
-            observation = observation.replace(task_id=with_none(observation.task_id))
+            observation = observation.replace(
+                task_id=with_none(observation.task_id), stage=twice(observation.stage)
+            )
         if isinstance(num_steps, int):
-            kept = self.modulations(observation.task_id, num_steps=num_steps)
+            kept = self.modulations(
+                observation.task_id, stage=observation.stage, num_steps=num_steps
+            )
         return observation, kept
 
-    def modulations(self, task_id: Any = None, *, num_steps: int = 10) -> Condition:
+    def modulations(
+        self, task_id: Any = None, *, stage: Any = None, num_steps: int = 10
+    ) -> Condition:
         """Computes what time and task do in each step of `sample_actions`, in one batched product.
 
         The result can be kept between calls, because a robot does one task for minutes. π0 has no
@@ -255,6 +310,7 @@ class Pi0(TimeAndTask):
 
         Args:
             task_id: One id for a whole batch, or one for each row; `None` if `num_tasks=0`.
+            stage: A stage for each id; `None` for no stage.
             num_steps: The number of steps, which must be static.
 
         Returns:
@@ -266,10 +322,10 @@ class Pi0(TimeAndTask):
             ValueError: `num_steps` is below 1, or ids are out of range.
         """
         times = step_times(check_integer("num_steps", num_steps, low=1))
-        ids = None if task_id is None else _rows(task_id, np.ndim(task_id))
+        ids, stages = (None if x is None else _rows(x, np.ndim(x)) for x in (task_id, stage))
 
         def at(time: Array) -> Condition:
-            condition = self.condition_at(time, ids)
+            condition = self.condition_at(time, ids, stages)
             norms = condition.norms
             if norms is None or isinstance(norms, Modulations):
                 return condition
@@ -294,16 +350,25 @@ class Pi0(TimeAndTask):
         """
         ids, state = observation.task_id, jnp.asarray(observation.state)
         guided = ids is not None and len(ids) == 2 * len(state)
+        observation = observation.replace(stage=None)  # which the prefix does not know
         if guided and self.config.num_task_tokens:
             # The prefix knows the task, and so there are two of it.
             observation = twice(observation.replace(task_id=None)).replace(task_id=ids)
+        llm = self.PaliGemma.llm.for_sampling(unroll=unroll)
+        seen = self._encode(observation, llm)
+        return self._denoiser(twice(state) if guided else state, seen, llm)
+
+    def _encode(self, observation: Observation, llm: Gemma) -> Prefix:
         prefix, valid = self._embed_prefix(observation)
         mask = block_mask(np.zeros(prefix.shape[1]), valid)
-        llm = self.PaliGemma.llm.for_sampling(unroll=unroll)
-        _, cache = llm({Expert.PALIGEMMA: prefix}, positions(valid), mask)
-        if guided:
-            state = twice(state)
-        if len(valid) < len(state):
+        tokens, cache = llm({Expert.PALIGEMMA: prefix}, positions(valid), mask)
+        return Prefix(valid, cache, masked_mean(tokens[Expert.PALIGEMMA], valid))
+
+    def _denoiser(
+        self, state: Array | np.ndarray, seen: Prefix, llm: Gemma
+    ) -> Callable[[Array, Condition], Array]:
+        valid, cache = seen.valid, seen.cache
+        if len(valid) < len(state):  # guided
             valid = twice(valid)
             cache = jax.tree.map(lambda x: jnp.concatenate([x, x], axis=1), cache)
 
@@ -394,10 +459,10 @@ class Pi0(TimeAndTask):
         self, kept: Condition, observation: Observation, num_steps: Any, guided: bool
     ) -> int:
         """Returns the number of rows of modulations; raises `ValueError` if they do not fit."""
-        if observation.task_id is not None:
+        if observation.task_id is not None or observation.stage is not None:
             raise ValueError(
                 "modulations have their task already, and observation.task_id could be another: "
-                "pass observation.replace(task_id=None)"
+                "pass observation.replace(task_id=None, stage=None)"
             )
         names = {True: "π0.5", False: "π0"}
         if (kept.norms is not None) != self.config.pi05:
@@ -424,8 +489,24 @@ class Pi0(TimeAndTask):
         """Merges the leading axes `*b` into one; drops task ids if the model has no tasks."""
         if not self.config.num_tasks:
             observation = observation.replace(task_id=None)
+        if not self.config.task_stages:
+            observation = observation.replace(stage=None)
         floats = (jnp.asarray(array, jnp.float32) for array in arrays)
         return jax.tree.map(lambda x: _rows(x, len(batch)), (observation, *floats))
+
+
+class Prefix(NamedTuple):
+    """Images and prompt, encoded.
+
+    Attributes:
+        valid: `[b, s]`, which tokens there are.
+        cache: The keys and values of all layers.
+        features: `[b, width]`, the mean of the last layer's tokens, in float32.
+    """
+
+    valid: Bool[Array, "b s"]
+    cache: Cache | None
+    features: Float[Array, "b d"]
 
 
 class PaliGemma(nnx.Module):
@@ -434,6 +515,16 @@ class PaliGemma(nnx.Module):
     def __init__(self, config: Pi0Config, *, rngs: nnx.Rngs):
         self.llm = Gemma(config, rngs=rngs)
         self.img = Siglip(config, rngs=rngs)
+
+
+def masked_mean(tokens: Float[Array, "b s d"], valid: Bool[Array, "b s"]) -> Float[Array, "b d"]:
+    """Returns the mean of the valid tokens, in float32; zeros if there are none.
+
+    >>> masked_mean(jnp.array([[[2.0], [4.0], [9.0]]]), jnp.array([[True, True, False]])).tolist()
+    [[3.0]]
+    """
+    weights = valid.astype(jnp.float32)[..., None]
+    return (tokens * weights).sum(1) / jnp.maximum(weights.sum(1), 1)
 
 
 def _rows(x: Any, leading: int) -> Any:

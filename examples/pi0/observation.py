@@ -26,6 +26,8 @@ class Observation:
         tokenized_prompt_mask: Bool of the same shape, false on padding.
         task_id: `[*b]`, each `taskcond.NULL_TASK` or in `[0, num_tasks)`; a list works too. May be
             `None` if `num_tasks=0`.
+        stage: `[*b]`, each `taskcond.NULL_TASK` or a stage of the task, for a model with
+            `task_stages`; `None` for none.
     """
 
     # The axes are "..." and not "*b", because `check_observation` compares them and names a fix.
@@ -35,10 +37,13 @@ class Observation:
     tokenized_prompt: Int[Array | np.ndarray, "... _length"]
     tokenized_prompt_mask: Bool[Array | np.ndarray, "... _length"]
     task_id: Any = None
+    stage: Any = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.task_id, (list, tuple)):  # which JAX would take for a pytree
-            object.__setattr__(self, "task_id", np.asarray(self.task_id))
+        for name in ("task_id", "stage"):
+            value = getattr(self, name)
+            if isinstance(value, (list, tuple)):  # which JAX would take for a pytree
+                object.__setattr__(self, name, np.asarray(value))
 
     def replace(self, **changes: Any) -> Observation:
         """Returns a copy with some fields changed."""
@@ -90,9 +95,11 @@ def check_observation(config: Pi0Config, observation: Observation) -> tuple[int,
     for name in ("tokenized_prompt", "tokenized_prompt_mask"):
         fix = "the leading axes must be those of state, and prompt and mask equally long"
         check_shape(name, getattr(observation, name), (*batch, *length), fix)
+    # Checked before anything is reshaped: later, ids [b, 1] would look like ids [b].
     if config.num_tasks and observation.task_id is not None:
-        # Checked before anything is reshaped: later, ids [b, 1] would look like ids [b].
         check_shape("task_id", observation.task_id, batch, "one id for each observation")
+    if config.task_stages and observation.stage is not None:
+        check_shape("stage", observation.stage, batch, "one stage for each observation")
     return batch
 
 

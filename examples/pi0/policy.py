@@ -19,7 +19,7 @@ from examples.pi0.model import Observation, Pi0, Pi0Config
 from examples.pi0.tokenizer import StrPath
 from examples.pi0.training.configs import CONFIG_FILE
 from examples.pi0.transform import FrameTransform
-from taskcond import NULL_TASK, TaskVocabulary, merge_into
+from taskcond import NULL_TASK, StageTracker, StageVocabulary, TaskVocabulary, merge_into
 from taskcond.checkpoint import TaskConditioning, load_params, open_checkpoint
 from taskcond.trees import to_dict
 
@@ -51,7 +51,7 @@ class Policy:
         return known or TaskVocabulary([])
 
     def act(
-        self, frame: Mapping[str, Any], task: str | None, seed: int
+        self, frame: Mapping[str, Any], task: str | None, seed: int, stage: int = NULL_TASK
     ) -> Float[np.ndarray, "h a"]:
         """Returns a chunk of the robot's actions.
 
@@ -59,16 +59,52 @@ class Policy:
             frame: `state` and `images`, as `FrameTransform.observe` wants them.
             task: The name of the task; `None` tells the policy none.
             seed: The seed of the noise.
+            stage: The stage of the task, of a policy with stages; `NULL_TASK` tells it none.
 
         Raises:
             KeyError: The table has no row for the task. The message names the nearest.
+            ValueError: The task has no such stage.
         """
-        task_id = NULL_TASK if task is None or not self.vocabulary else self.vocabulary.id(task)
-        prompt = (task or "") if self.prompt is None else self.prompt
-        inputs = self.transform.observe({**frame, "task": prompt, "task_id": task_id})
-        batch = jax.tree.map(lambda value: jnp.asarray(value)[None], inputs)
+        batch = self._observe(frame, task, stage)
         actions = _sample(self.model, jax.random.key(seed), batch)
         return self.transform.unnormalize_actions(actions, frame["state"][None])[0]
+
+    def predict_stage(self, frame: Mapping[str, Any], task: str) -> int:
+        """Returns the likeliest stage of a task, for `taskcond.StageTracker.update`.
+
+        Args:
+            frame: See `act`.
+            task: The name of the task.
+
+        Raises:
+            KeyError: See `act`.
+            ValueError: The model has no stages.
+        """
+        batch = self._observe(frame, task, NULL_TASK)
+        return int(_stage_logits(self.model, batch)[0].argmax())
+
+    def tracker(self, task: str) -> StageTracker:
+        """Returns a tracker of the stages of a task, which begins with the first.
+
+        Raises:
+            KeyError: See `act`.
+            ValueError: The model has no stages.
+        """
+        return StageTracker(self._stages().counts[self.vocabulary.id(task)])
+
+    def _stages(self) -> StageVocabulary:
+        if not self.model.config.task_stages:
+            raise ValueError("this policy has no stages; train one with --data.frames_per_stage")
+        return self.model.config.stages
+
+    def _observe(self, frame: Mapping[str, Any], task: str | None, stage: int) -> Observation:
+        task_id = NULL_TASK if task is None or not self.vocabulary else self.vocabulary.id(task)
+        if stage != NULL_TASK:
+            self._stages().rows([task_id], [stage])  # raises if the task has no such stage
+        prompt = (task or "") if self.prompt is None else self.prompt
+        inputs = self.transform.observe({**frame, "task": prompt, "task_id": task_id})
+        inputs = inputs.replace(stage=np.int32(stage))
+        return jax.tree.map(lambda value: jnp.asarray(value)[None], inputs)
 
 
 def load_policy(path: str | Path) -> Policy:
@@ -110,6 +146,11 @@ def load_model(path: StrPath, config: Pi0Config) -> Pi0:
 @nnx.jit
 def _sample(model: Pi0, key: Array, observation: Observation) -> Float[Array, "b h d"]:
     return model.sample_actions(key, observation)
+
+
+@nnx.jit
+def _stage_logits(model: Pi0, observation: Observation) -> Float[Array, "b stages"]:
+    return model.stage_logits(observation)
 
 
 def _scale(config: Pi0Config) -> float | None:

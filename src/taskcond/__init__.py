@@ -19,7 +19,7 @@ from taskcond.nn.fusion import Fusion
 from taskcond.nn.guidance import guide
 from taskcond.nn.linear import TaskLinear
 from taskcond.nn.lora import TaskLoRA
-from taskcond.nn.stages import StageHead
+from taskcond.nn.stages import StageConditioner, StageHead
 from taskcond.nn.tokens import TaskTokens
 from taskcond.params import SharedTaskParam, TaskParam
 
@@ -33,6 +33,7 @@ __all__ = [
     "MergeError",
     "MergeReport",
     "SharedTaskParam",
+    "StageConditioner",
     "StageHead",
     "StageTracker",
     "StageVocabulary",

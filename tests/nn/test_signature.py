@@ -8,7 +8,14 @@ from flax import nnx
 import taskcond
 from taskcond import TaskConditioner
 
-MODULES = ["StageHead", "TaskConditioner", "TaskLinear", "TaskLoRA", "TaskTokens"]
+MODULES = [
+    "StageConditioner",
+    "StageHead",
+    "TaskConditioner",
+    "TaskLinear",
+    "TaskLoRA",
+    "TaskTokens",
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -53,6 +53,10 @@ class DataConfig:
         augmentation: The recipe that changes images in training.
         val_fraction: The share of each task's episodes that is held out.
         num_workers: The number of processes that read; 0 reads in threads.
+        frames_per_stage: How many frames of an episode are one stage of its task, which the model
+            is told and learns to predict; 0 for no stages. The mean length of a task's episodes
+            counts. A checkpoint's tasks keep their numbers of stages.
+        stage_limits: The least and the largest number of stages of a task.
         tokenizer: The SentencePiece model; by default a small one is trained on the prompts, which
             is for models that start from nothing.
     """
@@ -82,6 +86,8 @@ class DataConfig:
     augmentation: Literal["openpi", "b1k", "none"] = "openpi"
     val_fraction: float = 0.1
     num_workers: int = 2
+    frames_per_stage: int = 0
+    stage_limits: tuple[int, int] = (5, 15)
     tokenizer: str | None = None
 
 
@@ -157,11 +163,13 @@ class LossConfig:
             nothing, so that the loss is divided by what is left.
         groups: The weights of action dimensions; none weighs all alike.
         by_motion: Whether the weight of a step grows with the motion of its group.
+        stage_weight: The weight of the prediction of the stage, in a model with stages.
     """
 
     mask_padding: bool = True
     groups: tuple[ActionGroup, ...] = ()
     by_motion: bool = False
+    stage_weight: float = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,6 +274,16 @@ def _problems(config: TrainConfig) -> list[str]:
         problems.append(
             f"condition is off, but model.num_tasks={config.model.num_tasks}; pass one of them"
         )
+    low, high = config.data.stage_limits
+    if config.data.frames_per_stage < 0 or not 1 <= low <= high:
+        problems.append(
+            f"data.frames_per_stage={config.data.frames_per_stage} must be 0 or more, and "
+            f"data.stage_limits={low} {high} two numbers from 1 on, the smaller one first"
+        )
+    if config.data.frames_per_stage and not config.condition:
+        problems.append("data.frames_per_stage is set, but condition is off; pass one of them")
+    if not config.loss.stage_weight >= 0:
+        problems.append(f"loss.stage_weight is {config.loss.stage_weight}, but must be 0 or more")
     warmup = optimizer.warmup_steps
     if warmup is not None and not 0 <= warmup < config.num_train_steps:
         problems.append(

@@ -10,7 +10,7 @@ from typing import Any
 
 import grain
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from examples.comparison.cups import write_demo_dataset
 from examples.lerobot import Frames, LeRobotData, mix
@@ -22,8 +22,10 @@ from examples.pi0.training import b1k
 from examples.pi0.training.configs import DataConfig, TrainConfig
 from examples.pi0.training.download import fetch
 from examples.pi0.training.examples import Examples, Prompts, TaskPrompt, WrongPrompt, batches
+from examples.pi0.training.frames import task_indices, task_names
 from examples.pi0.training.order import WeightedOrder, stratified, task_weights
 from examples.pi0.training.skills import SkillPrompt, boundary_weights
+from examples.pi0.training.stages import stage_labels
 from examples.pi0.training.statistics import compute_stats, delta_mask
 from examples.pi0.transform import FrameTransform, Place
 from taskcond import TaskVocabulary
@@ -67,6 +69,7 @@ class RunData:
             last * batch_size,
             self.prompts,
             self.config.state_dropout,
+            stage_labels(self.train, self.transform.config.stages),
             self.seed,
         )
         return batches(examples, batch_size, first=first, num_workers=self.config.num_workers)
@@ -84,7 +87,10 @@ class RunData:
         positions = stratified(task_indices(self.val).tolist(), batch_size * count, self.seed)
         size = min(batch_size, len(positions))
         prompts = prompts or TaskPrompt(self.config.prompt)
-        examples = Examples(self.val, self.transform, positions, len(positions), prompts)
+        stages = stage_labels(self.val, self.transform.config.stages)
+        examples = Examples(
+            self.val, self.transform, positions, len(positions), prompts, stages=stages
+        )
         return list(batches(examples, size))
 
     @property
@@ -313,14 +319,3 @@ def _keep(config: TrainConfig, file: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path
-
-
-def task_indices(data: Frames) -> Int[np.ndarray, " n"]:
-    """Returns the model's task id of each frame, without reading it."""
-    ids = {name: data.vocabulary.id(name) for name in set(task_names(data))}
-    return np.array([ids[name] for name in task_names(data)], int)
-
-
-def task_names(data: Frames) -> list[str]:
-    """Returns the name of each frame's task, without reading it."""
-    return [part.task_name(index) for part in data.parts for index in part.places()[:, 2].tolist()]

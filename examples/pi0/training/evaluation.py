@@ -108,10 +108,10 @@ class Evaluation:
         table = flatten(params) | flatten(frozen)
 
         def losses(key: Array, batch: Batch, ids: Int[Array, " b"]) -> Float[Array, " b"]:
-            return self._losses(params, frozen, key, {**batch, "task_id": ids})
+            return self._losses(params, frozen, key, _told(batch, ids))
 
         def actions(key: Array, batch: Batch, ids: Int[Array, " b"]) -> Float[Array, "b h d"]:
-            return self._sample(params, frozen, key, {**batch, "task_id": ids})
+            return self._sample(params, frozen, key, _told(batch, ids))
 
         can_compare = all(map(_has_episodes, batches))
         functions = PolicyFunctions[Any](
@@ -169,6 +169,13 @@ class Evaluation:
         model = self._blueprint.build(params, frozen)
         with keep_rows_on(self._rows if self._divides(batch) else None):
             return model.sample_actions(key, observe(batch))
+
+
+def _told(batch: Batch, ids: Int[Array, " b"]) -> Batch:
+    """Returns a batch with other ids, and without stages, which another task may not have."""
+    told = {**batch, "task_id": ids}
+    told.pop("stage", None)
+    return told
 
 
 def _has_episodes(batch: Batch) -> bool:

@@ -66,6 +66,7 @@ class Examples:
         count: The number of examples.
         prompts: The prompts.
         state_dropout: How often the state is hidden.
+        stages: The stage of each frame of `data`; `None` for a model without stages.
         seed: The seed of what is drawn for each example.
     """
 
@@ -75,6 +76,7 @@ class Examples:
     count: int
     prompts: Prompts = TaskPrompt()
     state_dropout: float = 0.0
+    stages: Int[np.ndarray, " frames"] | None = None
     seed: int = 0
 
     def __len__(self) -> int:
@@ -88,8 +90,10 @@ class Examples:
         frame = self.data[position]
         frame["task"] = self.prompts(frame, rng)
         hidden = bool(rng.random() < self.state_dropout)
+        stage = {} if self.stages is None else {"stage": self.stages[position]}
         return {
             **self.transform.inputs(frame, hide_state=hidden),
+            **stage,
             "actions": self.transform.actions(frame),
             "action_is_pad": frame["action_is_pad"],
             "action_dims": np.int32(frame["actions"].shape[-1]),

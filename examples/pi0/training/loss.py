@@ -26,6 +26,7 @@ class Draw(NamedTuple):
         noise: `[b, h, d]`.
         time: `[b]`.
         weight: `[b, h, d]`; the sum is 1.
+        stage_weight: `[b]`, of the prediction of the stage.
     """
 
     observation: Observation
@@ -33,6 +34,7 @@ class Draw(NamedTuple):
     noise: Float[Array, "b h d"]
     time: Float[Array, " b"]
     weight: Float[Array, "b h d"]
+    stage_weight: Float[Array, " b"]
 
 
 def draw(
@@ -61,21 +63,25 @@ def draw(
         is_dropped = jax.random.bernoulli(dropout_rng, dropout, batch["task_id"].shape)
         ids = jnp.where(is_dropped, NULL_TASK, batch["task_id"])
         observation = observation.replace(task_id=ids)
+        if observation.stage is not None:
+            stage = jnp.where(is_dropped, NULL_TASK, observation.stage)
+            observation = observation.replace(stage=stage)
     actions = jnp.asarray(batch["actions"])
     if config.mask_padding:
         actions = without_padding(batch)
     noise = jax.random.normal(noise_rng, actions.shape)
     # As in the released models; see `Pi0.compute_loss`.
     time = jax.random.beta(time_rng, 1.5, 1.0, actions.shape[:1]) * 0.999 + 0.001
-    return Draw(observation, actions, noise, time, loss_weights(batch, config))
+    weights = loss_weights(batch, config), _stage_weights(observation, config)
+    return Draw(observation, actions, noise, time, *weights)
 
 
 def weighted_loss(model: Pi0, draw: Draw, *, frozen_prefix: bool = False) -> Float[Array, ""]:
     """Returns the loss of a batch, or the share of a part of a batch."""
-    errors = model.squared_errors(
+    errors, of_stage = model.errors_and_stage_loss(
         draw.observation, draw.actions, draw.noise, draw.time, frozen_prefix=frozen_prefix
     )
-    return jnp.sum(errors * draw.weight)
+    return jnp.sum(errors * draw.weight) + jnp.sum(of_stage * draw.stage_weight)
 
 
 def observe(batch: Batch) -> Observation:
@@ -87,6 +93,7 @@ def observe(batch: Batch) -> Observation:
         batch["tokenized_prompt"],
         batch["tokenized_prompt_mask"],
         batch["task_id"],
+        batch.get("stage"),
     )
 
 
@@ -125,6 +132,14 @@ def loss_weights(batch: Batch, config: LossConfig) -> Float[Array, "b h d"]:
     if config.mask_padding:
         weight = jnp.where(is_valid(batch), weight, 0.0)
     return weight / jnp.maximum(weight.sum(), 1e-9)
+
+
+def _stage_weights(observation: Observation, config: LossConfig) -> Float[Array, " b"]:
+    """Returns the weight of the prediction of each stage, 0 where none is known."""
+    if observation.stage is None:
+        return jnp.zeros(len(observation.state))
+    known = (jnp.asarray(observation.stage) != NULL_TASK).astype(jnp.float32)
+    return config.stage_weight * known / jnp.maximum(known.sum(), 1)
 
 
 def _by_motion(actions: Float[Array, "b h g"]) -> Float[Array, "b h"]:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from examples.lerobot import Frames
-from examples.pi0.beside import find_beside
+from examples.pi0.beside import find_beside, load_config
 from examples.pi0.training import b1k
 from examples.pi0.training.blueprint import Blueprint
 from examples.pi0.training.checkpoints import open_last
@@ -31,6 +31,7 @@ from examples.pi0.training.download import cached, fetch
 from examples.pi0.training.fingerprint import check_same_frames
 from examples.pi0.training.folder import check_folder
 from examples.pi0.training.groups import count_parts, frozen_paths, part_of
+from examples.pi0.training.stages import choose_stages
 from examples.pi0.training.statistics import narrow_dimensions
 from examples.pi0.training.step import Trainer
 from examples.pi0.training.weights import (
@@ -88,15 +89,15 @@ def make_plan(config: TrainConfig) -> Plan:
         default=b1k.TASKS if config.data.layout == "b1k" else (),
     )
     count = len(vocabulary) if config.condition else 0
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, num_tasks=count))
+    if data is not None:
+        data = _find_data(config, vocabulary, notes)
+    stages = _choose_stages(config, data, checkpoint) if count else ()
+    model = dataclasses.replace(config.model, num_tasks=count, task_stages=stages)
+    config = dataclasses.replace(config, model=model)
     check_folder(config)
     blueprint = Blueprint(config.model)
     blueprint = blueprint.freeze(frozen_paths(blueprint.shapes, config.freeze))
-    ready = None
-    if data is not None:
-        data = _find_data(config, vocabulary, notes)
-        assert data is not None
-        ready = _prepare(config, data, checkpoint, notes)
+    ready = None if data is None else _prepare(config, data, checkpoint, notes)
     return Plan(config, mesh, blueprint, vocabulary, checkpoint, ready, tuple(notes))
 
 
@@ -161,6 +162,10 @@ def _facts(plan: Plan) -> dict[str, str]:
         "tasks": f"{config.model.num_tasks} rows, {len(names)} with names"
         if config.condition
         else "without ids",
+        "stages": f"{config.model.stages.num_rows} of all tasks, at most "
+        f"{config.model.stages.longest} of one"
+        if config.model.task_stages
+        else "none",
         "scale": f"{config.model.task_embedding_scale:g}",
         "steps": f"{config.num_train_steps:,} of {config.batch_size} frames"
         + (f" in {config.grad_accum} parts" if config.grad_accum > 1 else ""),
@@ -223,6 +228,21 @@ def _find_data(
         notes.append(f"{what} is not there: this is a dry run without it.")
         return None
     return open_datasets(config.data, config.model.action_horizon, vocabulary)
+
+
+def _choose_stages(
+    config: TrainConfig, data: Frames | None, checkpoint: Checkpoint | None
+) -> tuple[int, ...]:
+    about = config.data
+    if config.model.task_stages or not about.frames_per_stage or data is None:
+        return config.model.task_stages
+    old: dict[str, int] = {}
+    folder = None if checkpoint is None else find_beside(Path(checkpoint.root), "config.json")
+    known = checkpoint.conditioning if checkpoint is not None else None
+    if folder is not None and known is not None and known.vocabulary is not None:
+        counts = load_config(folder / "config.json").task_stages
+        old = dict(zip(known.vocabulary, counts, strict=False))
+    return choose_stages(data, about.frames_per_stage, about.stage_limits, old)
 
 
 def _shown(data: Frames) -> TaskVocabulary:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int, Integer
@@ -21,8 +22,8 @@ from taskcond.ids import NULL_TASK, check_ids, check_integer
 class StageVocabulary:
     """The number of stages of each task, and the numbering of all stages of all tasks.
 
-    A table over tasks and stages is a `TaskConditioner(stages.num_rows, features)` that is called
-    with `stages.rows(task_id, stage)`.
+    `taskcond.StageConditioner` is a table over tasks and stages, and `taskcond.StageHead` predicts
+    the stage.
 
     Args:
         counts: For each task the number of its stages.
@@ -46,7 +47,7 @@ class StageVocabulary:
     def by_length(
         cls,
         lengths: Sequence[float | int],
-        frames_per_stage: float = 900,
+        frames_per_stage: float | int = 900,
         low: int = 5,
         high: int = 15,
     ) -> StageVocabulary:
@@ -110,27 +111,35 @@ class StageVocabulary:
             )
         return np.where(is_null, NULL_TASK, first[at] + stages).astype(np.int32)
 
-    def label(self, task: int, frame: int, length: int) -> int:
+    def label(self, task: Any, frame: Any, length: Any) -> Any:
         """Returns the stage of a frame, of stages of equal length.
 
         Args:
-            task: The task.
-            frame: The number of the frame in its episode.
-            length: The number of frames of the episode.
+            task: The task; an integer, or an array of them.
+            frame: The number of the frame in its episode, likewise.
+            length: The number of frames of the episode, likewise.
+
+        Returns:
+            An integer, or an array of them.
 
         Raises:
-            ValueError: The task is out of range, or the frame outside the episode.
+            ValueError: A task is out of range, or a frame outside its episode.
+            TypeError: The task is not an integer.
 
         >>> [StageVocabulary((5,)).label(0, frame, 100) for frame in (0, 19, 20, 99)]
         [0, 0, 1, 4]
         """
-        check_ids(np.asarray(task), self.num_tasks)
-        if task == NULL_TASK or not 0 <= frame < length:
+        tasks, frames, lengths = np.broadcast_arrays(task, frame, length)
+        check_ids(tasks, self.num_tasks)
+        bad = (tasks == NULL_TASK) | (frames < 0) | (frames >= lengths)
+        if bad.any():
+            one, of, total = (int(x[bad][0]) for x in (tasks, frames, lengths))
             raise ValueError(
-                f"frame {frame} of task {task} is not in an episode of {length} frames; pass a "
-                "task of 0 or more, and a frame from 0 to length - 1"
+                f"frame {of} of task {one} is not in an episode of {total} frames; pass a task of "
+                "0 or more, and a frame from 0 to length - 1"
             )
-        return min(int(frame * self.counts[task] / length), self.counts[task] - 1)
+        stages = frames * np.array(self.counts, int)[tasks] // lengths
+        return stages.astype(np.int32) if stages.ndim else int(stages)
 
     def mask(self) -> Bool[np.ndarray, "tasks stages"]:
         """Returns which stages each task has, `[num_tasks, longest]`."""

@@ -1,0 +1,113 @@
+"""Stages of tasks in training: their numbers, their labels, and what is learned of them."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from examples.lerobot import LeRobotData
+from examples.pi0.policy import load_policy
+from examples.pi0.training.configs import WeightLoaderConfig
+from examples.pi0.training.loss import draw
+from examples.pi0.training.plan import make_plan
+from examples.pi0.training.stages import choose_stages, mean_lengths, stage_labels
+from taskcond import NULL_TASK, StageVocabulary
+from taskcond.checkpoint import load_params, open_checkpoint
+from tests.support.runs import run
+
+STAGES = {"frames_per_stage": 3, "stage_limits": (2, 4)}
+
+
+@pytest.fixture(scope="module")
+def told(make_config):
+    config = make_config("with_stages", data=STAGES)
+    assert run(config) == 6
+    return config
+
+
+def test_each_frame_has_the_stage_of_its_share_of_the_episode(dataset):
+    data = LeRobotData(dataset, horizon=4)
+    assert mean_lengths(data).tolist() == [8, 8, 8]
+    counts = choose_stages(data, 3, (2, 4), {})
+    assert counts == (2, 2, 2)
+    labels = stage_labels(data, StageVocabulary(counts))
+    np.testing.assert_array_equal(labels, [0, 0, 0, 0, 1, 1, 1, 1] * 9)
+    assert stage_labels(data, StageVocabulary(())) is None
+
+
+def test_tasks_of_a_checkpoint_keep_their_stages_and_new_ones_fit_its_table(dataset):
+    data = LeRobotData(dataset, horizon=4)
+    names = list(data.vocabulary)
+    assert choose_stages(data, 1, (2, 8), {names[1]: 3}) == (3, 3, 3)
+    assert choose_stages(data, 1, (5, 8), {names[0]: 2, names[1]: 4}) == (2, 4, 4)
+
+
+def test_the_plan_and_the_batches_have_them(make_config):
+    plan = make_plan(make_config("planned_stages", data=STAGES))
+    assert plan.config.model.task_stages == (2, 2, 2)
+    (batch,) = plan.data.val_batches(6, 1)
+    expected = batch["frame_index"] * 2 // 8
+    np.testing.assert_array_equal(batch["stage"], expected)
+
+
+def test_a_frame_whose_task_is_dropped_has_no_stage(make_config):
+    import jax
+
+    config = make_config("dropped", data=STAGES)
+    (batch,) = make_plan(config).data.val_batches(6, 1)
+    drawn = draw(jax.random.key(0), batch, config.loss, dropout=0.5)
+    dropped = np.asarray(drawn.observation.task_id) == NULL_TASK
+    assert 0 < dropped.sum() < 6
+    assert (np.asarray(drawn.observation.stage)[dropped] == NULL_TASK).all()
+    known = np.asarray(drawn.stage_weight) > 0
+    np.testing.assert_array_equal(known, ~dropped)
+    np.testing.assert_allclose(drawn.stage_weight.sum(), 0.1, rtol=1e-6)
+
+
+def test_training_moves_the_rows_of_the_stages_and_the_head(told):
+    params = load_params(told.folder)
+    assert (np.abs(params["task_stages"]["embedding"]).sum(-1) > 0).all()
+    assert np.abs(params["task_stage_head"]["bias"]).sum() > 0
+    about = open_checkpoint(told.folder).conditioning
+    assert "task_stages/embedding" in about.more_tables
+
+
+def test_a_second_stage_keeps_the_numbers_of_the_first(told, make_config):
+    weights = WeightLoaderConfig(str(told.folder))
+    data = {"tasks": ("reach cup 1",), **STAGES, "frames_per_stage": 1}
+    config = make_config("stages_2", weight_loader=weights, data=data)
+    assert make_plan(config).config.model.task_stages == (2, 2, 2)
+    assert run(config) == 6
+
+
+def test_a_loaded_policy_is_told_and_predicts_the_stage(told, dataset):
+    policy = load_policy(told.folder)
+    frame = dict(LeRobotData(dataset, horizon=4)[0])
+    tracker = policy.tracker("reach cup 1")
+    stage = tracker.update(policy.predict_stage(frame, "reach cup 1"))
+    assert stage in (0, 1)
+    first, second, none = (policy.act(frame, "reach cup 1", 0, s) for s in (0, 1, NULL_TASK))
+    assert np.abs(first - second).max() > 0
+    assert np.abs(first - none).max() > 0
+    with pytest.raises(ValueError, match="stage outside its task"):
+        policy.act(frame, "reach cup 1", 0, 2)
+
+
+def test_a_policy_without_stages_says_so(finished, dataset):
+    policy = load_policy(finished.folder)
+    frame = dict(LeRobotData(dataset, horizon=4)[0])
+    for call in (
+        lambda: policy.act(frame, "reach cup 1", 0, 1),
+        lambda: policy.tracker("reach cup 1"),
+    ):
+        with pytest.raises(ValueError, match="this policy has no stages"):
+            call()
+
+
+def test_bad_settings_are_named_together(make_config):
+    config = make_config("bad_stages")
+    data = dataclasses.replace(config.data, frames_per_stage=-1, stage_limits=(3, 2))
+    with pytest.raises(ValueError, match=r"frames_per_stage=-1(.|\n)*stage_weight is -1"):
+        dataclasses.replace(
+            config, data=data, loss=dataclasses.replace(config.loss, stage_weight=-1.0)
+        )
