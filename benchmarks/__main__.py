@@ -28,6 +28,7 @@ Name = Literal[
     "rollout",
     "loader",
     "training",
+    "stages",
     "methods",
     "checkpoints",
     "gpu",

@@ -67,7 +67,8 @@ def attention(config: Pi0Config) -> list[str]:
         )
         q = q * size**-0.5
         mask = jnp.asarray(rng.random((BATCH, queries, keys)) < 0.9)
-        exact = attend(*(x.astype("float32") for x in (q, k, v)), mask, implementation="plain")
+        exact_q, exact_k, exact_v = (x.astype("float32") for x in (q, k, v))
+        exact = attend(exact_q, exact_k, exact_v, mask, implementation="plain")
         for name in ("plain", "xla", "cudnn"):
             both = jax.jit(_with_gradient(name))
             try:
@@ -216,10 +217,9 @@ def _time_steps(trainer: Trainer, step: Any) -> float:
     for _ in range(STEPS + 1):
         begin = time.perf_counter()
         state, metrics = step(state, batch)
-        loss = float(metrics["loss"])
+        if not np.isfinite(loss := float(metrics["loss"])):
+            raise ValueError(f"the loss of random weights is {loss}")
         seconds.append(time.perf_counter() - begin)
-    if not np.isfinite(loss):
-        raise ValueError(f"the loss of random weights is {loss}")
     return statistics.median(seconds[1:])
 
 

@@ -56,7 +56,7 @@ class Method:
     rank: int = 0
     heads: bool = False
     prefix: bool = False
-    learning_rate: float = 1e-3
+    learning_rate: float = 4e-3
     later_rate: float = 1e-2
 
     @property
@@ -79,10 +79,10 @@ METHODS = (
     Method("add, scale 2", "add", scale=2.0),
     Method("add, scale 4", "add", scale=4.0),
     Method("film", "film"),
-    Method("gate", "gate"),
+    Method("gate", "gate", learning_rate=8e-3),
     Method("concat", "concat"),
-    Method("tokens", tokens=2),
-    Method("LoRA", rank=8),
+    Method("tokens", tokens=2, learning_rate=8e-3),
+    Method("LoRA", rank=8, learning_rate=2e-3),
     Method("heads", heads=True),
 )
 

@@ -18,7 +18,6 @@ from benchmarks.methods.lora import lora_table
 from benchmarks.methods.policy import ADD, METHODS, Batch, Method, MethodPolicy
 from benchmarks.methods.study import (
     QUICK,
-    SAYING,
     STARTS,
     Settings,
     Study,
@@ -51,10 +50,10 @@ def run(
         workers: The number of processes for the simulator.
     """
     settings, seeds = (QUICK, 1) if quick else (Settings(), seeds)
-    episodes = 2 * len(FIFTY) * settings.episodes + len(LATER) * settings.later_episodes
+    episodes = 2 * len(settings.tasks) * settings.episodes + len(LATER) * settings.later_episodes
     print(
         f"{len(METHODS) * seeds} trainings of {settings.steps} steps, each with about {episodes} "
-        f"episodes: about {8 if quick else 15 * seeds} minutes on two cores. Results are kept in "
+        f"episodes: about {5 if quick else 17 * seeds} minutes on two cores. Results are kept in "
         f"{folder}."
     )
     with Pool(workers) as pool:
@@ -63,11 +62,11 @@ def run(
         found = [{m.name: study.measure(m, seed) for m in METHODS} for seed in range(seeds)]
         starts = [study.measure_starts(ADD, seed) for seed in range(seeds)]
     results = {m.name: [of_seed[m.name] for of_seed in found] for m in METHODS}
-    draw(results, study.folder / "methods.png")
+    draw(results, settings, study.folder / "methods.png")
     tables = [
-        main_table(results),
+        main_table(results, settings),
         cost_table(),
-        guidance_table(results["add"]),
+        guidance_table(results["add"], settings),
         starts_table(starts),
         lora_table(),
     ]
@@ -76,8 +75,9 @@ def run(
     return text
 
 
-def main_table(results: Results) -> str:
+def main_table(results: Results, settings: Settings) -> str:
     """Returns the table of success in the closed loop, in percent, and of the losses."""
+    tasks, saying = settings.tasks, settings.saying
     lines = [
         "| method | asked task | goal is in the text | it is not | another task | without id, goal "
         "in the text | loss tells the id | margin | five later tasks | fifty after that |",
@@ -86,14 +86,14 @@ def main_table(results: Results) -> str:
     for name, seeds in results.items():
         parts = [
             name,
-            str(rate(seeds, "right", FIFTY)),
-            str(rate(seeds, "right", FIFTY, lambda task: task in SAYING)),
-            str(rate(seeds, "right", FIFTY, lambda task: task not in SAYING)),
-            str(rate(seeds, "right", FIFTY, wanted=other_task)),
-            str(rate(seeds, "none", SAYING)) if "none" in seeds[0] else "",
+            str(rate(seeds, "right", tasks)),
+            str(rate(seeds, "right", tasks, lambda task: task in saying)),
+            str(rate(seeds, "right", tasks, lambda task: task not in saying)),
+            str(rate(seeds, "right", tasks, wanted=other_task)),
+            str(rate(seeds, "none", saying)) if "none" in seeds[0] else "",
             *(_mean(seeds, key) for key in ("accuracy", "margin")),
             str(rate(seeds, "later", LATER)),
-            str(rate(seeds, "old after", FIFTY))
+            str(rate(seeds, "old after", tasks))
             + (", the same" if all(s["right"] == s["old after"] for s in seeds) else ""),
         ]
         lines.append(f"| {' | '.join(parts)} |")
@@ -147,12 +147,12 @@ def cost_table() -> str:
     return "\n".join(lines)
 
 
-def guidance_table(seeds: Sequence[Mapping[str, Any]]) -> str:
+def guidance_table(seeds: Sequence[Mapping[str, Any]], settings: Settings) -> str:
     """Returns the success of guided sampling."""
     keys = {"0": "guidance 0.0", "1": "right", "1.5": "guidance 1.5", "3": "guidance 3.0"}
     lines = ["| guidance | asked task | another task |", "|---:|---:|---:|"]
     for weight, key in keys.items():
-        done, other = (rate(seeds, key, FIFTY, wanted=f) for f in (asked_task, other_task))
+        done, other = (rate(seeds, key, settings.tasks, wanted=f) for f in (asked_task, other_task))
         lines.append(f"| {weight} | {done} | {other} |")
     return "\n".join(lines)
 
@@ -166,11 +166,14 @@ def starts_table(seeds: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def draw(results: Results, path: Path) -> None:
+def draw(results: Results, settings: Settings, path: Path) -> None:
     """Draws the success of all methods, with intervals, and that of the later tasks."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
     places = np.arange(len(results))[::-1]
-    panels = (("right", FIFTY, "fifty tasks"), ("later", LATER, "five later tasks, ten demos each"))
+    panels = (
+        ("right", settings.tasks, "fifty tasks"),
+        ("later", LATER, "five later tasks, ten demos each"),
+    )
     for axis, (key, tasks, title) in zip(axes, panels, strict=True):
         rates = [rate(seeds, key, tasks) for seeds in results.values()]
         means = np.array([100 * r.hits / r.total for r in rates])

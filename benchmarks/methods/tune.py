@@ -20,7 +20,7 @@ from examples.metaworld.processes import Pool
 
 SEED = 10
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 16e-3)
-LATER_RATES = (3e-3, 1e-2, 3e-2, 1e-1)
+LATER_RATES = (1e-2, 3e-2, 1e-1)
 """Rates of what five later tasks have of their own."""
 
 TRIED = tuple(m for m in METHODS if "scale" not in m.name)

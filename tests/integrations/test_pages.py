@@ -160,7 +160,8 @@ def test_methods():
     assert names["tokens"].shape == (2, 14, 64)
     np.testing.assert_array_equal(names["y"], names["layer"](names["x"]))
     assert names["frame"]["prompt"] == "[07] wipe the table"
-    assert names["rows"].tolist() == [25, -1]
+    assert names["stage_conditioner"].embedding.shape == (3, 15, names["width"])
+    np.testing.assert_array_equal(names["time_emb"], 1)
     assert names["row"].shape == (1, 128)
 
 
@@ -295,6 +296,29 @@ def test_pi0(tmp_path, monkeypatch):
         np=np,
     )
     assert names["actions"].shape == (1, 4, 5)
+
+
+def test_train():
+    pytest.importorskip("tensorboardX")
+    from examples.comparison.cups import write_demo_dataset
+    from examples.lerobot import LeRobotData
+    from examples.pi0.training.configs import DataConfig, TrainConfig
+    from tests.support.runs import run as train
+    from tests.support.tiny_pi0 import tiny
+
+    root = write_demo_dataset(
+        Path("dataset"), num_tasks=3, episodes_per_task=2, frames=8, video=False
+    )
+    data = DataConfig(root=(str(root),), num_workers=0, frames_per_stage=4)
+    model = tiny(max_token_len=24, vocab_size=1024, image_keys=("base_0_rgb",))
+    config = TrainConfig(
+        preset="debug", model=model, data=data, batch_size=2, num_train_steps=1, val_num_batches=1
+    )
+    assert train(config) == 1
+    frames = LeRobotData(root, horizon=4)
+    names = run("docs/howto/train.md", frames=[dict(frames[i]) for i in range(2)])
+    assert names["actions"].shape[0] == 4
+    assert names["stage"] in range(5)
 
 
 def test_the_transcript_of_the_commands_is_true(tmp_path, capsys):
