@@ -84,9 +84,15 @@ def mix(
 
     Raises:
         ValueError: The frames do not fit into one batch. The message lists all shapes.
+        TypeError: Something else than a `LeRobotData` is given.
     """
     if not datasets:
         raise ValueError("There is nothing to mix. Pass at least one dataset.")
+    if wrong := [each for each in datasets if not isinstance(each, LeRobotData)]:
+        raise TypeError(
+            f"Only instances of LeRobotData can be mixed, but {wrong[0]!r} is a "
+            f"{type(wrong[0]).__name__}. Pass factors apart, as in mix([a, b], weights=[1, 2])."
+        )
     if vocabulary is None:
         names = dict.fromkeys(name for part in datasets for name in part.vocabulary)
         vocabulary = TaskVocabulary(names)

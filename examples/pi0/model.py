@@ -333,16 +333,13 @@ class Pi0(TimeAndTask):
 
         return jax.vmap(at)(jnp.asarray(times))
 
-    def denoiser(
-        self, observation: Observation, *, unroll: bool = True
-    ) -> Callable[[Array, Condition], Array]:
+    def denoiser(self, observation: Observation) -> Callable[[Array, Condition], Array]:
         """Encodes the prefix, and returns the velocity as a function of the rest.
 
         Args:
             observation: A batch with one leading axis. With twice as many task ids, for guidance,
                 the velocity is that of the batch with the first ids, followed by the batch with
                 the others.
-            unroll: Whether to unroll the layers, which is faster on a GPU and compiles longer.
 
         Returns:
             `denoise(x_t, condition)`, where `x_t` are noisy actions `[b, horizon, action_dim]` and
@@ -354,7 +351,7 @@ class Pi0(TimeAndTask):
         if guided and self.config.num_task_tokens:
             # The prefix knows the task, and so there are two of it.
             observation = twice(observation.replace(task_id=None)).replace(task_id=ids)
-        llm = self.PaliGemma.llm.for_sampling(unroll=unroll)
+        llm = self.PaliGemma.llm.for_sampling(unroll=True)
         seen = self._encode(observation, llm)
         return self._denoiser(twice(state) if guided else state, seen, llm)
 

@@ -71,12 +71,27 @@ class OfTokens(nnx.Module):
         return self.layer(total / mask.sum(-1, keepdims=True))
 
 
+class OfStages(nnx.Module):
+    """The second stage of each task, in front of a layer."""
+
+    starts_as_identity = True
+
+    def __init__(self, num_tasks):
+        stages = taskcond.StageVocabulary((2,) * num_tasks)
+        self.layer = nnx.Linear(WIDTH, OUT, rngs=nnx.Rngs(1))
+        self.stages = taskcond.StageConditioner(stages, WIDTH, rngs=nnx.Rngs(0))
+
+    def __call__(self, x, task_id):
+        return self.layer(self.stages(x, task_id, 1))
+
+
 METHODS = {
     **{name: lambda n, name=name: OfFusion(n, name) for name in FUSIONS},
     "lora": OfLoRA,
     "head, bias of each task": lambda n: OfLinear(n, "task"),
     "head, shared bias": lambda n: OfLinear(n, "shared"),
     "tokens": OfTokens,
+    "stages": OfStages,
 }
 
 

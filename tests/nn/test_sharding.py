@@ -63,14 +63,18 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec as P
-from taskcond import TaskLinear, TaskLoRA, TaskParam, TaskTokens
+from taskcond import (
+    StageConditioner, StageVocabulary, TaskLinear, TaskLoRA, TaskParam, TaskTokens
+)
 
 types = (getattr(jax.sharding.AxisType, sys.argv[1]),) * 2
 mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=types)
 rngs = nnx.Rngs(0)
+stages = StageConditioner(StageVocabulary((2,) * 5), 8, rngs=rngs)
 methods = {
     "lora": (TaskLoRA(5, (8, 8), 2, rngs=rngs), lambda m, x, i: m(x, i, x)),
     "head": (TaskLinear(5, 8, 8, rngs=rngs), lambda m, x, i: m(x, i, x)),
+    "stages": (stages, lambda m, x, i: m(x[:, 0], i, 1)),
     "tokens": (TaskTokens(5, 8, 2, rngs=rngs), lambda m, x, i: m(x, None, i)[0]),
 }
 x = np.random.default_rng(1).normal(size=(4, 3, 8)).astype(np.float32)

@@ -54,12 +54,30 @@ def load_into(
         sharding: See `load_params`.
         progress: See `load_params`.
 
+    Returns:
+        What was loaded, kept, dropped, cast and mapped.
+
     Raises:
         CheckpointError: The checkpoint cannot be read, or its scale or fusion is not the model's.
         MergeError: The parameters do not fit. The model is unchanged.
 
     Warns:
         UserWarning: Tasks of the vocabulary are new to the checkpoint, and `new_rows` is not given.
+
+    >>> import tempfile
+    >>> from taskcond.checkpoint import save_params
+    >>> old = TaskVocabulary(["pour", "wipe"])
+    >>> trained = TaskConditioner(2, 4, rngs=nnx.Rngs(0))
+    >>> about = TaskConditioning.of(trained, vocabulary=old)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_params(nnx.state(trained), f"{folder}/params", conditioning=about)
+    ...     model = TaskConditioner(3, 4, rngs=nnx.Rngs(1))
+    ...     vocabulary = TaskVocabulary(["wipe", "pour", "stack"])
+    ...     report = load_into(
+    ...         model, f"{folder}/params", vocabulary=vocabulary, new_rows="mean"
+    ...     )
+    >>> bool((model.embedding[0] == trained.embedding[1]).all())
+    True
     """
     checkpoint = open_checkpoint(path, table)
     about = checkpoint.conditioning

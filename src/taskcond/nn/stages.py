@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.core import Tracer
 from jax.typing import DTypeLike
@@ -112,13 +113,14 @@ class StageConditioner(nnx.Module):
         if stages.shape != tasks.shape:
             raise ValueError(f"task_id has shape {tasks.shape}, but stage has {stages.shape}")
         tasks, stages = signed_ids(tasks), signed_ids(stages)
-        counts, longest = jnp.asarray(self.stages.counts), self.stages.longest
-        is_null = (tasks == NULL_TASK) | ((stages == NULL_TASK) & (tasks < len(counts)))
-        is_bad = (tasks < NULL_TASK) | (tasks >= len(counts)) | (stages < NULL_TASK)
-        is_bad |= stages >= counts[jnp.clip(tasks, 0, len(counts) - 1)]
-        beyond = len(counts) * longest
-        rows = jnp.where(is_bad, beyond, tasks * longest + stages)
-        return jnp.where(is_null & (tasks >= NULL_TASK), NULL_TASK, rows)
+        count, longest = self.stages.num_tasks, self.stages.longest
+        # A sum, because an index would need to know where the ids are sharded.
+        is_task = tasks[..., None] == np.arange(count)
+        has = jnp.sum(jnp.where(is_task, np.array(self.stages.counts), 0), axis=-1)
+        is_bad = (tasks < NULL_TASK) | (tasks >= count) | (stages < NULL_TASK) | (stages >= has)
+        rows = jnp.where(is_bad, count * longest, tasks * longest + stages)
+        is_null = (tasks == NULL_TASK) | ((stages == NULL_TASK) & (has > 0))
+        return jnp.where(is_null, NULL_TASK, rows)
 
 
 class StageHead(nnx.Module):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from examples.lerobot import LeRobotData, mix, write_dataset
+from tests.support import as_untyped_code
 from tests.support.lerobot import names_and_numbers, recordings
 
 
@@ -42,6 +43,25 @@ def test_mixing_refuses_frames_that_do_not_fit_into_one_batch(tmp_path):
     root = write_dataset(tmp_path / "a", recordings())
     with pytest.raises(ValueError, match="'horizon': 2(.|\n)*'horizon': 3"):
         mix([LeRobotData(root, horizon=2), LeRobotData(root, horizon=3)])
+
+
+def test_mixing_pairs_says_where_the_factors_go(tmp_path):
+    data, _ = mixed_pair(tmp_path)
+    with as_untyped_code(), pytest.raises(TypeError, match=r"is a tuple.*weights=\[1, 2\]"):
+        mix([(data, 1.0)])
+
+
+def test_pieces_say_where_each_frame_is_in_its_part_of_the_episode(tmp_path):
+    for data in mixed_pair(tmp_path):
+        places, pieces = data.places(), data.pieces()
+        assert len(pieces) == len(places)
+        np.testing.assert_array_equal(pieces[:, 0], places[:, 1])  # one task in each episode
+        for episode in data.episode_indices:
+            of = pieces[places[:, 0] == episode]
+            assert of[:, 1].tolist() == [len(of)] * len(of)
+    (half,) = mix([data], weights=[0.5]).parts
+    np.testing.assert_array_equal(half.pieces()[:, 0], half.places()[:, 1])
+    assert (half.pieces()[:, 0] < half.pieces()[:, 1]).all()
 
 
 def test_a_mix_splits_each_dataset_and_keeps_the_statistics(tmp_path):
