@@ -30,6 +30,7 @@ from examples.pi0.training.evaluation import Evaluation
 from examples.pi0.training.examples import Examples, Prompts, TaskPrompt, batches
 from examples.pi0.training.frames import task_indices
 from examples.pi0.training.order import stratified
+from examples.pi0.training.stages import stage_labels
 from taskcond.diagnostics import Diagnosis
 from taskcond.trees import flatten, to_dict
 
@@ -182,7 +183,8 @@ def _batches(
     if args.held_out:
         data = data.split(config.data.val_fraction, config.seed)[1]
     positions = stratified(task_indices(data).tolist(), args.frames, args.seed)
-    examples = Examples(data, policy.transform, positions, len(positions), prompts)
+    stages = stage_labels(data, policy.model.config.stages)
+    examples = Examples(data, policy.transform, positions, len(positions), prompts, stages=stages)
     return list(batches(examples, min(args.batch_size, len(positions))))
 
 

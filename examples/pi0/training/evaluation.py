@@ -50,6 +50,7 @@ class Evaluation:
         self._key = jax.random.key(seed + 1000)
         self._losses = jax.jit(self._frame_losses)
         self._sample = jax.jit(self._act)
+        self._stages = jax.jit(self._predict_stages)
 
     def losses(self, params: Params, frozen: Params) -> dict[str, float]:
         """Returns the mean loss of each task, and their mean as `all`."""
@@ -88,6 +89,21 @@ class Evaluation:
             errors.append(square.sum((1, 2)) / np.maximum(valid.sum((1, 2)), 1))
             ids.append(np.asarray(batch["task_id"]))
         return self._means(np.concatenate(errors), np.concatenate(ids))
+
+    def stage_accuracy(self, params: Params, frozen: Params, count: int = 1) -> dict[str, float]:
+        """Returns how often the stage is predicted right, as `losses` does.
+
+        Args:
+            params: The trained parameters.
+            frozen: The other parameters.
+            count: The number of batches.
+        """
+        right, ids = [], []
+        for batch in self._batches[:count]:
+            found = np.asarray(self._stages(params, frozen, self._place(batch)))
+            right.append(found == batch["stage"])
+            ids.append(np.asarray(batch["task_id"]))
+        return self._means(np.concatenate(right), np.concatenate(ids))
 
     def diagnose(
         self,
@@ -169,6 +185,11 @@ class Evaluation:
         model = self._blueprint.build(params, frozen)
         with keep_rows_on(self._rows if self._divides(batch) else None):
             return model.sample_actions(key, observe(batch))
+
+    def _predict_stages(self, params: Params, frozen: Params, batch: Batch) -> Int[Array, " b"]:
+        model = self._blueprint.build(params, frozen)
+        with keep_rows_on(self._rows if self._divides(batch) else None):
+            return model.stage_logits(observe(batch)).argmax(-1)
 
 
 def _told(batch: Batch, ids: Int[Array, " b"]) -> Batch:

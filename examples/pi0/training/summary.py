@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +53,19 @@ def write_summary(folder: Path, plan: Plan, done: int) -> None:
             "",
         ]
     lines += [
-        f"{', '.join(f'{name} {version(name)}' for name in _PACKAGES)}, Python "
+        f"{', '.join(f'{name} {_version(name)}' for name in _PACKAGES)}, Python "
         f"{platform.python_version()}, {jax.local_device_count()} x "
         f"{jax.local_devices()[0].device_kind}. All numbers are in `{METRICS}`.",
         "",
     ]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # on the path, and not installed
+        return "of unknown version"
 
 
 def _table(validations: list[dict[str, Any]]) -> list[str]:

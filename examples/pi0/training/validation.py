@@ -29,6 +29,7 @@ class Validation:
     def __init__(self, trainer: Trainer, data: RunData, names: Sequence[str]):
         config = trainer.config
         self._num_tasks = config.model.num_tasks
+        self._has_stages = bool(config.model.task_stages)
         batches = data.val_batches(config.batch_size, config.val_num_batches)
         self._evaluation = Evaluation(trainer.blueprint, batches, names, config.seed, trainer.rows)
         self._wrong: list[dict[str, Any]] = []
@@ -43,12 +44,14 @@ class Validation:
         """Returns losses by task, of the raw weights and of their average, and action errors.
 
         Where prompts differ, `prompts` has the losses with the right ones and with those of other
-        tasks.
+        tasks. With stages, `val_stage_accuracy` says how often they are predicted right.
         """
         result = {"val": self._evaluation.losses(state.params, state.frozen)}
         if state.average is not None:
             result["val_ema"] = self._evaluation.losses(state.average, state.frozen)
         result["val_action_error"] = self._evaluation.action_errors(state.best, state.frozen)
+        if self._has_stages:
+            result["val_stage_accuracy"] = self._evaluation.stage_accuracy(state.best, state.frozen)
         if self._wrong:
             result["prompts"] = self._evaluation.prompt_losses(
                 state.best, state.frozen, self._wrong

@@ -8,6 +8,7 @@ import pytest
 from examples.lerobot import LeRobotData
 from examples.pi0.policy import load_policy
 from examples.pi0.training.configs import WeightLoaderConfig
+from examples.pi0.training.log import read_metrics
 from examples.pi0.training.loss import draw
 from examples.pi0.training.plan import make_plan
 from examples.pi0.training.stages import choose_stages, mean_lengths, stage_labels
@@ -70,6 +71,9 @@ def test_training_moves_the_rows_of_the_stages_and_the_head(told):
     assert np.abs(params["task_stage_head"]["bias"]).sum() > 0
     about = open_checkpoint(told.folder).conditioning
     assert "task_stages/embedding" in about.more_tables
+    accuracy = next(row for row in read_metrics(told.folder) if "val" in row)["val_stage_accuracy"]
+    assert 0 <= accuracy["all"] <= 1
+    assert accuracy.keys() == {"all", "reach cup 0", "reach cup 1", "reach cup 2"}
 
 
 def test_a_second_stage_keeps_the_numbers_of_the_first(told, make_config):
