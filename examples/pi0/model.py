@@ -351,7 +351,8 @@ class Pi0(TimeAndTask):
         if guided and self.config.num_task_tokens:
             # The prefix knows the task, and so there are two of it.
             observation = twice(observation.replace(task_id=None)).replace(task_id=ids)
-        llm = self.PaliGemma.llm.for_sampling(unroll=True)
+        # Unrolled layers are faster on a GPU, and compile longer.
+        llm = self.PaliGemma.llm.for_sampling(unroll=jax.default_backend() != "cpu")
         seen = self._encode(observation, llm)
         return self._denoiser(twice(state) if guided else state, seen, llm)
 

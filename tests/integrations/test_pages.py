@@ -21,8 +21,8 @@ from taskcond.checkpoint.cli.commands import Command
 from taskcond.checkpoint.cli.main import main as taskcond_main
 from taskcond.trees import to_dict
 from tests.support import FIXTURES, write_tasks
+from tests.support.pages import ROOT, blocks, run
 
-ROOT = Path(__file__).parents[2]
 PAGES = [
     "README.md",
     *sorted(
@@ -33,18 +33,6 @@ PAGES = [
 ]
 
 
-def blocks(page: str, language: str) -> list[str]:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
-
-
-def run(page: str, **names) -> dict:
-    """Runs the page's blocks as one script, and returns its names."""
-    names["__name__"] = page
-    exec(compile("\n".join(blocks(page, "python")), page, "exec"), names)
-    return names
-
-
 @pytest.fixture(autouse=True)
 def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -52,6 +40,7 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 def test_every_page_with_python_has_its_test():
     here = (ROOT / "tests/integrations/test_pages.py").read_text()
+    here += (ROOT / "tests/examples/pi0/training/test_task_stages.py").read_text()
     with_code = {page for page in PAGES if blocks(page, "python")}
     untested = [page for page in with_code if f'"{page}"' not in here]
     assert not untested
@@ -296,29 +285,6 @@ def test_pi0(tmp_path, monkeypatch):
         np=np,
     )
     assert names["actions"].shape == (1, 4, 5)
-
-
-def test_train():
-    pytest.importorskip("tensorboardX")
-    from examples.comparison.cups import write_demo_dataset
-    from examples.lerobot import LeRobotData
-    from examples.pi0.training.configs import DataConfig, TrainConfig
-    from tests.support.runs import run as train
-    from tests.support.tiny_pi0 import tiny
-
-    root = write_demo_dataset(
-        Path("dataset"), num_tasks=3, episodes_per_task=2, frames=8, video=False
-    )
-    data = DataConfig(root=(str(root),), num_workers=0, frames_per_stage=4)
-    model = tiny(max_token_len=24, vocab_size=1024, image_keys=("base_0_rgb",))
-    config = TrainConfig(
-        preset="debug", model=model, data=data, batch_size=2, num_train_steps=1, val_num_batches=1
-    )
-    assert train(config) == 1
-    frames = LeRobotData(root, horizon=4)
-    names = run("docs/howto/train.md", frames=[dict(frames[i]) for i in range(2)])
-    assert names["actions"].shape[0] == 4
-    assert names["stage"] in range(5)
 
 
 def test_the_transcript_of_the_commands_is_true(tmp_path, capsys):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -67,6 +68,18 @@ def test_the_copy_for_sampling_casts_the_matrices_of_the_action_expert_alone():
         # The norms of π0 have a scale, with which they compute in float32.
         action = {path for path in before if any(name.endswith("_1") for name in path.split("/"))}
         assert cast == {path for path in action if not path.endswith("/scale")}
+
+
+def test_unrolled_layers_compute_what_a_loop_over_them_does():
+    gemma = Gemma(tiny(), rngs=nnx.Rngs(0))
+    tokens = {Expert.PALIGEMMA: jax.random.normal(jax.random.key(0), (2, 5, 32))}
+    where, mask = jnp.broadcast_to(jnp.arange(5), (2, 5)), jnp.ones((2, 5, 5), bool)
+    found = []
+    for unroll in (False, True):
+        copy = gemma.for_sampling(unroll=unroll)
+        out, cache = copy(tokens, where, mask)
+        found.append((out[Expert.PALIGEMMA], cache))
+    jax.tree.map(close, *found)
 
 
 def test_modulations_computed_before_are_those_of_each_layer():

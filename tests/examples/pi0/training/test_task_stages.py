@@ -1,12 +1,15 @@
 """Stages of tasks in training: their numbers, their labels, and what is learned of them."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
+from flax import nnx
 
 from examples.lerobot import LeRobotData
-from examples.pi0.policy import load_policy
+from examples.pi0.model import Pi0
+from examples.pi0.policy import Policy, load_policy
 from examples.pi0.training.configs import WeightLoaderConfig
 from examples.pi0.training.log import read_metrics
 from examples.pi0.training.loss import draw
@@ -15,7 +18,10 @@ from examples.pi0.training.stages import choose_stages, mean_lengths, stage_labe
 from examples.pi0.training.weights import fresh_paths
 from taskcond import NULL_TASK, StageVocabulary
 from taskcond.checkpoint import load_params, open_checkpoint
+from tests.support import as_untyped_code
+from tests.support.pages import run as run_page
 from tests.support.runs import run
+from tests.support.tiny_pi0 import tiny
 
 STAGES = {"frames_per_stage": 3, "stage_limits": (2, 4)}
 
@@ -99,15 +105,24 @@ def test_a_loaded_policy_is_told_and_predicts_the_stage(told, dataset):
         policy.act(frame, "reach cup 1", 0, 2)
 
 
-def test_a_policy_without_stages_says_so(finished, dataset):
-    policy = load_policy(finished.folder)
-    frame = dict(LeRobotData(dataset, horizon=4)[0])
-    for call in (
-        lambda: policy.act(frame, "reach cup 1", 0, 1),
-        lambda: policy.tracker("reach cup 1"),
-    ):
-        with pytest.raises(ValueError, match="this policy has no stages"):
-            call()
+def test_the_page_of_training_shows_how_to_act_with_them(told, dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs = tmp_path / "runs/pi0/debug"
+    runs.mkdir(parents=True)
+    (runs / "default").symlink_to(told.folder)
+    data = LeRobotData(dataset, horizon=4)
+    names = run_page("docs/howto/train.md", frames=[dict(data[i]) for i in range(2)])
+    assert names["actions"].shape == (4, 4)  # the robot's
+    assert names["stage"] in (0, 1)
+
+
+def test_a_policy_without_stages_says_so():
+    with as_untyped_code():  # which lets the transform be absent
+        model = nnx.eval_shape(lambda: Pi0(tiny(num_tasks=3), rngs=nnx.Rngs(0)))
+        policy = Policy(model, None, None, None, Path())
+        for call in (lambda: policy.act({}, "pour", 0, 1), lambda: policy.tracker("pour")):
+            with pytest.raises(ValueError, match="this policy has no stages"):
+                call()
 
 
 def test_bad_settings_are_named_together(make_config):
