@@ -22,6 +22,7 @@ from examples.metaworld.rollout import Args, main
 from examples.metaworld.tasks import TEN, find_tasks, vocabulary_of
 from examples.metaworld.train import load_actor, save, train
 from examples.metaworld.world import World
+from tests.support import assign
 
 
 class Reacher:
@@ -109,7 +110,7 @@ def test_a_policy_that_was_saved_over_another_is_the_one_that_acts(checkpoint, t
     with Pool(0) as pool:
         (before,) = run_jobs(jobs, load_actor, path, pool=pool)
         policy = load_actor(path).policy
-        policy.action_out.kernel[...] += 0.5
+        assign(policy, action_out={"kernel": policy.action_out.kernel[...] + 0.5})
         save(policy, path, vocabulary_of(TEN[:3]), {"task_id": np.arange(3)})
         (after,) = run_jobs(jobs, load_actor, path, pool=pool)
     assert not np.array_equal(before.observations[-1], after.observations[-1])
