@@ -1,6 +1,6 @@
 """Runs benchmarks and writes their tables into `benchmarks/RESULTS.md`.
 
-python -m benchmarks                all but `methods`, which takes 45 minutes, `checkpoints`,
+python -m benchmarks                all but `methods`, which takes 50 minutes, `checkpoints`,
                                     which takes 60 GB of disk, and `gpu`, which needs one
 python -m benchmarks checkpoints    only that; the sections of the others stay as they are
 """

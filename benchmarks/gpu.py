@@ -59,7 +59,10 @@ def attention(config: Pi0Config) -> list[str]:
         "| queries, keys | implementation | ms | error |",
         "|---|---|---:|---:|",
     ]
-    for queries, keys in ((prefix, prefix), (config.action_horizon, prefix + 50)):
+    for queries, keys in (
+        (prefix, prefix),
+        (config.action_horizon, prefix + config.action_horizon),
+    ):
         rng = np.random.default_rng(0)
         q, k, v = (
             jnp.asarray(rng.normal(size=(BATCH, length, count, size)), config.dtype)

@@ -7,7 +7,7 @@ fork a policy cannot see which is next. Six tasks are all ordered pairs of three
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from examples.metaworld.policy import (
     sincos,
 )
 from examples.metaworld.report import Rate
+from examples.metaworld.train import Batch, batches
 from examples.metaworld.world import ACTION_SIZE, STATE_SIZE, World, draw_start
 from examples.training import fit
 from taskcond import (
@@ -47,11 +48,9 @@ TOURS = tuple(itertools.permutations(LOOPS, 2))
 STAGES = StageVocabulary((3,) * len(TOURS))
 """The second of three stages begins in the first loop and ends in the second."""
 
-BATCH, DEMONSTRATIONS, EPISODES, MAX_STEPS, EXECUTED = 256, 20, 20, 300, 8
+DEMONSTRATIONS, EPISODES, MAX_STEPS, EXECUTED = 20, 20, 300, 8
 _NEAR, _SWITCH = 0.04, 0.025  # metres: a place was visited; the demonstrator goes on
 _STAGE_WEIGHT = 0.1
-
-Batch = dict[str, Array]
 
 
 class TourPolicy(nnx.Module):
@@ -188,7 +187,7 @@ class Progress:
 
     @property
     def stage(self) -> int:
-        """The true stage, of as many places each."""
+        """Returns the true stage, of as many places each."""
         return min(3 * self._visited // len(self._tour), 2)
 
 
@@ -227,14 +226,6 @@ def run_episode(
         if len(progress.loops) >= 2:
             break
     return tuple(progress.loops[:2])
-
-
-def batches(frames: dict[str, np.ndarray], seed: int) -> Iterator[Batch]:
-    """Yields batches of random frames, without end."""
-    rng, count = np.random.default_rng(seed), len(frames["state"])
-    while True:
-        rows = rng.integers(count, size=BATCH)
-        yield {name: jnp.asarray(values[rows]) for name, values in frames.items()}
 
 
 def train(stages: StageVocabulary, frames: dict[str, np.ndarray], steps: int) -> TourPolicy:

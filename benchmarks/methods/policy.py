@@ -46,7 +46,7 @@ class Method:
         heads: Whether each task has a head of its own.
         prefix: Whether the text begins with the number of the task.
         learning_rate: The learning rate on the fifty tasks, found by `benchmarks.methods.tune`.
-        later_rate: That of what later tasks have of their own, found likewise.
+        later_rate: The learning rate of what later tasks have of their own.
     """
 
     name: str

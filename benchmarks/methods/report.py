@@ -51,10 +51,10 @@ def run(
     """
     settings, seeds = (QUICK, 1) if quick else (Settings(), seeds)
     episodes = 2 * len(settings.tasks) * settings.episodes + len(LATER) * settings.later_episodes
+    minutes = "a few" if quick else f"about {17 * seeds}"
     print(
         f"{len(METHODS) * seeds} trainings of {settings.steps} steps, each with about {episodes} "
-        f"episodes: about {5 if quick else 17 * seeds} minutes on two cores. Results are kept in "
-        f"{folder}."
+        f"episodes: {minutes} minutes on two cores. Results are kept in {folder}."
     )
     with Pool(workers) as pool:
         study = Study(folder / ("quick" if quick else "full"), settings, pool)

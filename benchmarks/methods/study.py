@@ -67,12 +67,12 @@ class Settings:
 
     @property
     def tasks(self) -> tuple[HardTask, ...]:
-        """The tasks that act."""
+        """Returns the tasks that act."""
         return FIFTY[:: self.every]
 
     @property
     def saying(self) -> tuple[HardTask, ...]:
-        """Those of them whose text says the goal."""
+        """Returns the acting tasks whose text says the goal."""
         return tuple(task for task in self.tasks if " cm " in task.text)
 
 

@@ -1,6 +1,6 @@
 """Tries learning rates for all methods, on a seed that the comparison does not use.
 
-python -m benchmarks.methods.tune    about an hour on two cores; results are kept
+python -m benchmarks.methods.tune    results are kept
 """
 
 from __future__ import annotations

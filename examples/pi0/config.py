@@ -227,7 +227,7 @@ class Pi0Config:
 
     @property
     def stages(self) -> StageVocabulary:
-        """The stages of the tasks."""
+        """Returns the stages of the tasks."""
         return StageVocabulary(self.task_stages)
 
     @property

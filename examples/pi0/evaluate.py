@@ -30,7 +30,7 @@ from examples.pi0.training.evaluation import Evaluation
 from examples.pi0.training.examples import Examples, Prompts, TaskPrompt, batches
 from examples.pi0.training.frames import task_indices
 from examples.pi0.training.order import stratified
-from examples.pi0.training.stages import stage_labels
+from examples.pi0.training.task_stages import stage_labels
 from taskcond.diagnostics import Diagnosis
 from taskcond.trees import flatten, to_dict
 

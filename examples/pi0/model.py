@@ -126,32 +126,6 @@ class Pi0(TimeAndTask):
         loss = jnp.mean(jnp.square(velocity - (noise - target)), axis=-1)
         return loss.reshape(*batch, loss.shape[-1])
 
-    def squared_errors(
-        self,
-        observation: Observation,
-        actions: Float[ArrayLike, "b h d"],
-        noise: Float[ArrayLike, "b h d"],
-        time: Float[ArrayLike, " b"],
-        *,
-        frozen_prefix: bool = False,
-    ) -> Float[Array, "b h d"]:
-        """Returns the square of each number of `velocity - (noise - actions)`, for training loops.
-
-        Args:
-            observation: A batch with one leading axis.
-            actions: Normalized.
-            noise: Normal noise.
-            time: 0 for the actions, 1 for the noise.
-            frozen_prefix: Whether nothing that encodes images and prompt is trained. The prefix is
-                then computed forwards only, and nothing of it is kept for the gradient.
-
-        Raises:
-            ValueError, TypeError: See `velocity`.
-        """
-        return self.errors_and_stage_loss(
-            observation, actions, noise, time, frozen_prefix=frozen_prefix
-        )[0]
-
     def errors_and_stage_loss(
         self,
         observation: Observation,
@@ -161,10 +135,22 @@ class Pi0(TimeAndTask):
         *,
         frozen_prefix: bool = False,
     ) -> tuple[Float[Array, "b h d"], Float[Array, " b"]]:
-        """Returns `squared_errors`, and the loss of the prediction of each stage; see `StageHead`.
+        """Returns the parts of the loss, for training loops.
 
-        The second is 0 where no stage is known, and in a model without stages. For the arguments
-        see `squared_errors`.
+        Args:
+            observation: A batch with one leading axis.
+            actions: Normalized.
+            noise: Normal noise.
+            time: 0 for the actions, 1 for the noise.
+            frozen_prefix: Whether nothing that encodes images and prompt is trained. The prefix is
+                then computed forwards only, and nothing of it is kept for the gradient.
+
+        Returns:
+            The square of each number of `velocity - (noise - actions)`; and the cross-entropy of
+            each stage, which is 0 where no stage is known, and in a model without stages.
+
+        Raises:
+            ValueError, TypeError: See `velocity`.
         """
         batch = self._check(observation, actions=actions, noise=noise)
         observation, target, noise, t = self._flatten(batch, observation, actions, noise, time)

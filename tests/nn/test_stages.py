@@ -101,6 +101,11 @@ def test_a_bad_stage_raises(ids, stage, match):
         shaken()(jnp.ones((len(ids), 6)), ids, stage)
 
 
+def test_a_bad_concrete_task_raises_within_jit_without_a_stage():
+    with pytest.raises(ValueError, match="task_id out of range"):
+        jax.jit(lambda x: shaken()(x, [3], None))(jnp.ones((1, 6)))
+
+
 def test_a_bad_stage_is_nan_under_jit_and_no_other_row():
     made, graph = shaken(), nnx.split(shaken())
     run = jax.jit(lambda s, i, t: nnx.merge(graph[0], s)(jnp.ones((5, 6)), i, t))

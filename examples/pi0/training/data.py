@@ -25,8 +25,8 @@ from examples.pi0.training.examples import Examples, Prompts, TaskPrompt, WrongP
 from examples.pi0.training.frames import task_indices, task_names
 from examples.pi0.training.order import WeightedOrder, stratified, task_weights
 from examples.pi0.training.skills import SkillPrompt, boundary_weights
-from examples.pi0.training.stages import stage_labels
 from examples.pi0.training.statistics import compute_stats, delta_mask
+from examples.pi0.training.task_stages import stage_labels
 from examples.pi0.transform import FrameTransform, Place
 from taskcond import TaskVocabulary
 

@@ -175,7 +175,9 @@ class Evaluation:
         model = self._blueprint.build(params, frozen)
         drawn = draw(key, batch, _PLAIN)
         with keep_rows_on(self._rows if self._divides(batch) else None):
-            errors = model.squared_errors(drawn.observation, drawn.actions, drawn.noise, drawn.time)
+            errors, _ = model.errors_and_stage_loss(
+                drawn.observation, drawn.actions, drawn.noise, drawn.time
+            )
         valid = is_valid(batch)
         return jnp.sum(errors * valid, (1, 2)) / jnp.maximum(jnp.sum(valid, (1, 2)), 1)
 

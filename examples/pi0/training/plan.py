@@ -31,9 +31,9 @@ from examples.pi0.training.download import cached, fetch
 from examples.pi0.training.fingerprint import check_same_frames
 from examples.pi0.training.folder import check_folder
 from examples.pi0.training.groups import count_parts, frozen_paths, part_of
-from examples.pi0.training.stages import choose_stages
 from examples.pi0.training.statistics import narrow_dimensions
 from examples.pi0.training.step import Trainer
+from examples.pi0.training.task_stages import choose_stages
 from examples.pi0.training.weights import (
     fresh_paths,
     may_be_fresh,

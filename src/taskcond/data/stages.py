@@ -95,7 +95,10 @@ class StageVocabulary:
         """
         tasks, stages = np.asarray(task_id), np.asarray(stage)
         if tasks.shape != stages.shape:
-            raise ValueError(f"task_id has shape {tasks.shape}, but stage has {stages.shape}")
+            raise ValueError(
+                f"task_id has shape {tasks.shape}, but stage has {stages.shape}; pass one "
+                "stage for each task_id"
+            )
         check_ids(tasks, self.num_tasks)
         check_ids(stages, None, "stage")
         is_null = (tasks == NULL_TASK) | (stages == NULL_TASK)

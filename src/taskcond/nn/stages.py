@@ -95,7 +95,10 @@ class StageConditioner(nnx.Module):
         if self.embedding is None:
             return x
         if x.shape[-1] != self.features:
-            raise ValueError(f"x has the width {x.shape[-1]}, but features={self.features}")
+            raise ValueError(
+                f"x has the width {x.shape[-1]}, but features={self.features}; build the "
+                "StageConditioner with the width of x as features"
+            )
         rows = self._rows(require_task_id(task_id), NULL_TASK if stage is None else stage)
         table = self.embedding[...].reshape(-1, self.features)
         (vectors,), is_null = select([table], rows, x, x.ndim - 1)
@@ -104,14 +107,17 @@ class StageConditioner(nnx.Module):
     def _rows(self, task_id: TaskIds, stage: TaskIds) -> Int[Array, "*b"]:
         """Returns rows of the flat table; a bad traced task or stage gets one that is not there."""
         tasks, stages = as_ids(task_id), as_ids(stage)
-        if stages.ndim == 0:
-            stages = jnp.broadcast_to(stages, tasks.shape)
+        if not isinstance(stages, Tracer) and stages.ndim == 0:
+            stages = np.broadcast_to(stages, tasks.shape)
         if not isinstance(tasks, Tracer) and not isinstance(stages, Tracer):
             self.stages.rows(tasks, stages)  # raises
         if not jnp.issubdtype(stages.dtype, jnp.integer):
             raise TypeError(f"stage must be an integer, got an array of dtype {stages.dtype}")
         if stages.shape != tasks.shape:
-            raise ValueError(f"task_id has shape {tasks.shape}, but stage has {stages.shape}")
+            raise ValueError(
+                f"task_id has shape {tasks.shape}, but stage has {stages.shape}; pass one "
+                "stage for each task_id"
+            )
         tasks, stages = signed_ids(tasks), signed_ids(stages)
         count, longest = self.stages.num_tasks, self.stages.longest
         # A sum, because an index would need to know where the ids are sharded.

@@ -14,7 +14,7 @@ from examples.pi0.training.configs import WeightLoaderConfig
 from examples.pi0.training.log import read_metrics
 from examples.pi0.training.loss import draw
 from examples.pi0.training.plan import make_plan
-from examples.pi0.training.stages import choose_stages, mean_lengths, stage_labels
+from examples.pi0.training.task_stages import choose_stages, mean_lengths, stage_labels
 from examples.pi0.training.weights import fresh_paths
 from taskcond import NULL_TASK, StageVocabulary
 from taskcond.checkpoint import load_params, open_checkpoint
