@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from taskcond.checkpoint import (
     load_params,
     save_params,
 )
+from taskcond.checkpoint.storage.leftovers import Workplace
 from tests.support.checkpoints import (
     assert_same,
     small,
@@ -65,6 +67,30 @@ def test_threads_that_write_one_output_do_not_disturb_each_other(
     assert found["a"][0] in written
     assert set(found["a"]) == set(found["b"]) == {found["a"][0]}
     assert [child.name for child in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("name", ["x", "x.safetensors"])
+@pytest.mark.parametrize("stopped", [True, False])
+def test_an_output_that_appears_while_the_old_one_is_away_is_a_complete_one(
+    tmp_path, monkeypatch, name, stopped
+):
+    monkeypatch.setattr("taskcond.checkpoint.storage.atomic._exchange", lambda a, b: False)
+    out, format = tmp_path / name, "safetensors" if "." in name else "orbax"
+    save_params({"a": np.full(1, 1.0)}, out, format=format)
+    move_away = Workplace.move_away
+
+    def another_run_is_faster(place):
+        monkeypatch.setattr(Workplace, "move_away", move_away)
+        place.move_away()
+        save_params({"a": np.full(1, 2.0)}, out, format=format)
+        if stopped:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Workplace, "move_away", another_run_is_faster)
+    with pytest.raises(KeyboardInterrupt) if stopped else contextlib.nullcontext():
+        save_params({"a": np.full(1, 3.0)}, out, format=format, overwrite=True)
+    assert load_params(out)["a"].tolist() == [2.0 if stopped else 3.0]
+    assert [child.name for child in tmp_path.iterdir()] == [name]
 
 
 def test_what_was_moved_away_comes_back_after_an_error(tmp_path, monkeypatch):

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from taskcond.checkpoint.storage.errors import as_checkpoint_error
-from taskcond.checkpoint.storage.leftovers import Workplace, clean_up
+from taskcond.checkpoint.storage.leftovers import Workplace, appear, clean_up
 
 _EXCHANGE, _AT_FDCWD = 2, -100  # constants of renameat2(2)
 
@@ -49,9 +48,11 @@ def staged(out: Path, check: Callable[[], None], only: str | None = None) -> Ite
         with as_checkpoint_error(f"{out} cannot be written"):
             sync(place.new)
             new = place.new / only if only else place.new
-            if not _appear(new, out):
+            while not appear(new, out):
                 check()
-                _replace(new, place.old, out)
+                if _exchange(new, out):
+                    break
+                place.move_away()
             _sync_directory(out.parent)
     finally:
         place.remove()
@@ -74,39 +75,6 @@ def write_text(path: Path, text: str) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _appear(new: Path, out: Path) -> bool:
-    """Gives a directory or file its name; returns `False` if there is something of that name."""
-    if out.exists():
-        return False
-    try:
-        if new.is_dir():
-            os.rename(new, out)
-        else:
-            _link(new, out)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        return False  # another run has been faster
-    return True
-
-
-def _link(new: Path, out: Path) -> None:
-    """Gives a file its name; unlike `os.rename`, replaces nothing that has appeared meanwhile."""
-    try:
-        os.link(new, out)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
-            raise
-        os.rename(new, out)  # this file system has no second names
-
-
-def _replace(new: Path, old: Path, out: Path) -> None:
-    """Puts what is new in the place of `out`."""
-    if not _exchange(new, out):
-        os.rename(out, old)
-        os.rename(new, out)
 
 
 def _exchange(a: Path, b: Path) -> bool:

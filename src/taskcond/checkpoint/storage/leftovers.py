@@ -12,6 +12,7 @@ has been written in it for a day. Where files cannot be locked at all, nothing i
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -30,7 +31,6 @@ class Workplace:
 
     Attributes:
         new: A path in it for what is being written.
-        old: A path in it for what is being replaced.
 
     Args:
         out: The output; its parent must exist.
@@ -44,12 +44,34 @@ class Workplace:
             if descriptor is not None:
                 break
         self._out, self._descriptor = out, descriptor
-        self.new, self.old = self._path / "new", self._path / "old"
+        self.new = self._path / "new"
+
+    def move_away(self) -> None:
+        """Moves the output into the directory, unless another run has done so with its own."""
+        _delete(self._path / "old")  # from an earlier call; the output is its successor
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self._out, self._path / "old")
 
     def remove(self) -> None:
         """Removes the directory; what was moved away goes back if there is nothing in its place."""
         _remove(self._path, self._out)
         os.close(self._descriptor)
+
+
+def appear(new: Path, out: Path) -> bool:
+    """Gives a directory or file its name; returns `False` if there is something of that name."""
+    if out.exists():
+        return False
+    try:
+        if new.is_dir():
+            os.rename(new, out)
+        else:
+            _link(new, out)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False  # another run has been faster
+    return True
 
 
 def clean_up(out: Path) -> None:
@@ -66,10 +88,29 @@ def clean_up(out: Path) -> None:
 
 
 def _remove(place: Path, out: Path) -> None:
-    if (place / "old").exists() and not out.exists():
-        os.rename(place / "old", out)
+    if (place / "old").exists():
+        appear(place / "old", out)
     for name in ("new", "old", ""):  # the lock goes last, or nobody could remove the rest
-        shutil.rmtree(place / name, ignore_errors=True)
+        _delete(place / name)
+
+
+def _delete(path: Path) -> None:
+    """Deletes a directory or file as far as that is possible."""
+    with contextlib.suppress(OSError):
+        if path.is_file():
+            path.unlink()
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _link(new: Path, out: Path) -> None:
+    """Gives a file its name; unlike `os.rename`, replaces nothing that has appeared meanwhile."""
+    try:
+        os.link(new, out)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        os.rename(new, out)  # this file system has no second names
 
 
 def _lock_new(path: Path) -> int | None:
