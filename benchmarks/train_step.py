@@ -20,6 +20,15 @@ MIDDLE = Pi0Config.small(
     paligemma=GemmaConfig(width=512, mlp_dim=2048, **_HEADS),
     action_expert=GemmaConfig(width=512, mlp_dim=2048, **_HEADS),
 )
+VARIANTS: dict[str, dict[str, Any]] = {
+    "no tasks": {},
+    "a row for each task": {"num_tasks": NUM_TASKS},
+    "updates of rank 8 for each task": {
+        "num_tasks": NUM_TASKS,
+        "task_fusion": "none",
+        "task_lora_rank": 8,
+    },
+}
 
 
 def step_cost(config: Pi0Config) -> Cost:
@@ -43,16 +52,22 @@ def step_cost(config: Pi0Config) -> Cost:
 
 def main() -> str:
     """Prints and returns the table."""
-    plain = step_cost(MIDDLE)
-    conditioned = step_cost(dataclasses.replace(MIDDLE, num_tasks=NUM_TASKS))
+    found = {
+        name: step_cost(dataclasses.replace(MIDDLE, **fields)) for name, fields in VARIANTS.items()
+    }
+    base, *_ = found.values()
     lines = [
-        f"One training step, width 512, 8 layers, batch {BATCH}, AdamW:",
+        f"One training step, width 512, 8 layers, batch {BATCH}, AdamW, {NUM_TASKS} tasks; XLA's "
+        "count:",
         "",
-        f"| of XLA's count | no tasks | {NUM_TASKS} tasks | ratio |",
-        "|---|---:|---:|---:|",
+        "| | FLOPs | ratio | bytes | ratio |",
+        "|---|---:|---:|---:|---:|",
     ]
-    for name, a, b in zip(Cost._fields, plain, conditioned, strict=True):
-        lines.append(f"| {name} | {a:,.0f} | {b:,.0f} | {b / a:.6f} |")
+    lines += [
+        f"| {name} | {each.flops:,.0f} | {each.flops / base.flops:.6f} | {each.bytes:,.0f} | "
+        f"{each.bytes / base.bytes:.6f} |"
+        for name, each in found.items()
+    ]
     table = "\n".join(lines)
     print(table)
     return table

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -24,6 +23,12 @@ def cost(function: Callable[..., Any], *arguments: Any) -> Cost:
     >>> x = jax.numpy.ones((8, 8))
     >>> cost(lambda x: x @ x, x).flops
     1024.0
+
+    Each pass of a loop counts:
+
+    >>> loop = lambda x: jax.lax.scan(lambda x, _: (x @ x, None), x, length=5, unroll=False)
+    >>> cost(loop, x).flops
+    5120.0
     """
     with _unrolled():
         compiled = jax.jit(function).lower(*arguments).compile()
@@ -35,9 +40,13 @@ def cost(function: Callable[..., Any], *arguments: Any) -> Cost:
 @contextmanager
 def _unrolled() -> Iterator[None]:
     # XLA counts the body of a loop once, no matter how often it runs.
-    scan, fori = jax.lax.scan, jax.lax.fori_loop
     with (
-        mock.patch.object(jax.lax, "scan", functools.partial(scan, unroll=True)),
-        mock.patch.object(jax.lax, "fori_loop", functools.partial(fori, unroll=True)),
+        mock.patch.object(jax.lax, "scan", _always_unrolled(jax.lax.scan)),
+        mock.patch.object(jax.lax, "fori_loop", _always_unrolled(jax.lax.fori_loop)),
     ):
         yield
+
+
+def _always_unrolled(loop: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a loop that is unrolled whatever its caller says."""
+    return lambda *args, unroll=None, **kwargs: loop(*args, unroll=True, **kwargs)

@@ -13,6 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 import taskcond
 from examples.pi0.config import Pi0Config
 from examples.pi0.gemma import NormCondition
+from examples.pi0.updates import TaskUpdates
 from taskcond.nn.lookup import signed_ids
 
 TASK_INITS = {
@@ -45,28 +46,6 @@ class Condition(NamedTuple):
         )
         ids = None if self.task_id is None else jnp.repeat(self.task_id, count, axis=-1)
         return Condition(tokens, norms, ids)
-
-
-class TaskUpdates(nnx.Module):
-    """The updates of low rank that each task has of the projections outside the layers.
-
-    Args:
-        config: The model's.
-        rngs: Draws the parameters.
-    """
-
-    def __init__(self, config: Pi0Config, *, rngs: nnx.Rngs):
-        width, actions = config.action_expert.width, config.action_dim
-        num_tasks = config.num_tasks if config.task_lora_rank else 0
-        time_in = width if config.pi05 else 2 * width
-
-        def make(*shape: int) -> taskcond.TaskLoRA:
-            return taskcond.TaskLoRA(num_tasks, shape, config.task_lora_rank or 1, rngs=rngs)
-
-        self.action_in = make(actions, width)
-        self.action_out = make(width, actions)
-        self.time_in = make(time_in, width)
-        self.time_out = make(width, width)
 
 
 class TimeAndTask(nnx.Module):

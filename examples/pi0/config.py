@@ -150,7 +150,8 @@ class Pi0Config:
             `taskcond.TaskConditioner`. `"none"` leaves the table out.
         num_task_tokens: The number of learned tokens of a task in front of the images; see
             `taskcond.TaskTokens`.
-        task_lora_rank: The rank of each task's update of the projections of actions and time; see
+        task_lora_rank: The rank of each task's update of the action expert's weights: those of
+            attention and feed-forward in all layers, and the projections of actions and time. See
             `taskcond.TaskLoRA`. 0 means none.
         task_heads: Whether each task has its own projection to actions beside the common one; see
             `taskcond.TaskLinear`.

@@ -9,6 +9,7 @@ Vision-Language-Action Flow Model for General Robot Control", 2024.
 from __future__ import annotations
 
 import enum
+import functools
 from typing import NamedTuple
 
 import jax
@@ -17,8 +18,16 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from examples.pi0.attention import attend
-from examples.pi0.config import AttentionImplementation, GemmaConfig, Pi0Config
-from examples.pi0.layers import Einsum, Embedder, FeedForward, rope
+from examples.pi0.config import AttentionImplementation, Pi0Config
+from examples.pi0.layers import (
+    Einsum,
+    Embedder,
+    FeedForward,
+    Updates,
+    attention_projections,
+    rope,
+    updated,
+)
 from examples.pi0.norms import AdaptiveRMSNorm, RMSNorm, add_gated
 from examples.pi0.stack import map_layers, scan, stack
 
@@ -89,6 +98,7 @@ class Gemma(nnx.Module):
         *,
         condition: NormCondition = None,
         cache: Cache | None = None,
+        own: Updates | None = None,
     ) -> tuple[Tokens, Cache | None]:
         """Runs the experts that have tokens through all layers.
 
@@ -99,6 +109,7 @@ class Gemma(nnx.Module):
             condition: `[b, width]` for the adaptive norms; or `self.modulations(condition)`, if
                 that was computed before.
             cache: Keys and values of earlier tokens.
+            own: The updates that tasks have of the action expert's projections, layer by layer.
 
         Returns:
             The tokens after the final norms, and the cache of PaliGemma's tokens if that expert
@@ -110,14 +121,15 @@ class Gemma(nnx.Module):
             vector, per_layer = condition, None
 
         def step(
-            block: Block, tokens: Tokens, x: tuple[BlockModulation | None, Cache | None]
+            block: Block, tokens: Tokens, x: tuple[BlockModulation | None, Cache | None, Updates]
         ) -> tuple[Tokens, Cache | None]:
-            modulation, cache = x
+            modulation, cache, own = x
             modulation = modulation or block.modulation(vector)
-            return block(tokens, positions, mask, modulation, cache)
+            return block(tokens, positions, mask, modulation, cache, own)
 
         tokens = {expert: x.astype(self.dtype) for expert, x in tokens.items()}
-        tokens, new_cache = scan(self.layers, step, tokens, (per_layer, cache), unroll=self.unroll)
+        of_layers = (per_layer, cache, own or {})
+        tokens, new_cache = scan(self.layers, step, tokens, of_layers, unroll=self.unroll)
         if isinstance(condition, Modulations):
             final = condition.final
         else:
@@ -169,6 +181,7 @@ class Block(nnx.Module):
         mask: Bool[Array, "b t s"],
         modulation: BlockModulation,
         cache: Cache | None,
+        own: Updates,
     ) -> tuple[Tokens, Cache | None]:
         """Runs one layer; see `Gemma.__call__`."""
         attention_norms = {
@@ -176,12 +189,15 @@ class Block(nnx.Module):
             Expert.ACTION: self.pre_attention_norm_1,
         }
         ffw_norms = {Expert.PALIGEMMA: self.pre_ffw_norm, Expert.ACTION: self.pre_ffw_norm_1}
-        mlps = {Expert.PALIGEMMA: self.mlp, Expert.ACTION: self.mlp_1}
+        mlps = {
+            Expert.PALIGEMMA: functools.partial(self.mlp, own={}),
+            Expert.ACTION: functools.partial(self.mlp_1, own=own),
+        }
         for_attention, for_ffw = modulation
         normed, gates = {}, {}
         for expert, x in tokens.items():
             normed[expert], gates[expert] = attention_norms[expert](x, for_attention)
-        attended, new_cache = self.attn(normed, positions, mask, cache)
+        attended, new_cache = self.attn(normed, positions, mask, cache, own)
         result = {}
         for expert, x in tokens.items():
             x = add_gated(x, attended[expert], gates[expert])
@@ -207,43 +223,17 @@ class Block(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """One attention over the tokens of all experts; each expert has its own projections.
-
-    With as many key-value heads as query heads, the published weights have one matrix for queries,
-    keys and values, and otherwise two.
-    """
+    """One attention over the tokens of all experts; each expert has its own projections."""
 
     def __init__(self, config: Pi0Config, *, rngs: nnx.Rngs):
         self.implementation: AttentionImplementation = config.attention
-        self.joint = config.paligemma.num_kv_heads == config.paligemma.num_heads
-
-        def q(expert: GemmaConfig) -> Einsum:
-            return make("btd,ndh->btnh", expert, expert.num_heads, expert.width, expert.head_dim)
-
-        def kv(expert: GemmaConfig) -> Einsum:
-            shape = (2, expert.num_kv_heads, expert.width, expert.head_dim)
-            return make("btd,ckdh->cbtkh", expert, *shape)
-
-        def qkv(expert: GemmaConfig) -> Einsum:
-            shape = (3, expert.num_heads, expert.width, expert.head_dim)
-            return make("btd,cndh->cbtnh", expert, *shape)
-
-        def attn_vec(expert: GemmaConfig) -> Einsum:
-            return make("btnh,nhd->btd", expert, expert.num_heads, expert.head_dim, expert.width)
-
-        def make(equation: str, expert: GemmaConfig, *shape: int) -> Einsum:
-            return Einsum(equation, shape, lora=expert.lora, dtype=config.compute_dtype, rngs=rngs)
-
-        if self.joint:
-            self.qkv_einsum = qkv(config.paligemma)
-            self.attn_vec_einsum = attn_vec(config.paligemma)
-            self.qkv_einsum_1 = qkv(config.action_expert)
-            self.attn_vec_einsum_1 = attn_vec(config.action_expert)
-        else:
-            self.q_einsum, self.kv_einsum = q(config.paligemma), kv(config.paligemma)
-            self.attn_vec_einsum = attn_vec(config.paligemma)
-            self.q_einsum_1, self.kv_einsum_1 = q(config.action_expert), kv(config.action_expert)
-            self.attn_vec_einsum_1 = attn_vec(config.action_expert)
+        self.names = tuple(attention_projections(config.paligemma))
+        for suffix, expert in (("", config.paligemma), ("_1", config.action_expert)):
+            for name, (equation, shape) in attention_projections(expert).items():
+                einsum = Einsum(
+                    equation, shape, lora=expert.lora, dtype=config.compute_dtype, rngs=rngs
+                )
+                setattr(self, name + suffix, einsum)
 
     def __call__(
         self,
@@ -251,39 +241,41 @@ class Attention(nnx.Module):
         positions: Int[Array, "b t"],
         mask: Bool[Array, "b t s"],
         cache: Cache | None,
+        own: Updates,
     ) -> tuple[Tokens, Cache]:
         """Returns the tokens, and the keys and values that were seen."""
-        query, key, value = self._project(tokens)
+        query, key, value = self._project(tokens, own)
         query = rope(query, positions) * query.shape[-1] ** -0.5
         key = rope(key, positions)
         if cache is not None:
             key = jnp.concatenate([cache.key, key], axis=1)
             value = jnp.concatenate([cache.value, value], axis=1)
         encoded = attend(query, key, value, mask, implementation=self.implementation)
-        outputs = {Expert.PALIGEMMA: self.attn_vec_einsum, Expert.ACTION: self.attn_vec_einsum_1}
         result, start = {}, 0
         for expert, x in tokens.items():
-            result[expert] = outputs[expert](encoded[:, start : start + x.shape[1]])
+            part = encoded[:, start : start + x.shape[1]]
+            result[expert] = self._apply("attn_vec_einsum", expert, part, own)
             start += x.shape[1]
         return result, Cache(key, value)
 
-    def _project(self, tokens: Tokens) -> tuple[Array, Array, Array]:
+    def _project(self, tokens: Tokens, own: Updates) -> tuple[Array, Array, Array]:
         """Returns query, key and value of all tokens, expert after expert."""
-        if self.joint:
-            qkv = {Expert.PALIGEMMA: self.qkv_einsum, Expert.ACTION: self.qkv_einsum_1}
-            parts = [tuple(qkv[expert](x)) for expert, x in tokens.items()]
-        else:
-            q = {Expert.PALIGEMMA: self.q_einsum, Expert.ACTION: self.q_einsum_1}
-            kv = {Expert.PALIGEMMA: self.kv_einsum, Expert.ACTION: self.kv_einsum_1}
-            parts = [(q[expert](x), *kv[expert](x)) for expert, x in tokens.items()]
+        parts = []
+        for expert, x in tokens.items():
+            *queries, others = (self._apply(name, expert, x, own) for name in self.names[:-1])
+            parts.append((*queries, *others))  # `others` holds key and value, or all three
         query, key, value = (jnp.concatenate(part, axis=1) for part in zip(*parts, strict=True))
         return query, key, value
 
+    def _apply(self, name: str, expert: Expert, x: Array, own: Updates) -> Array:
+        """Returns the projection of an expert's tokens; tasks update those of the action expert."""
+        if expert == Expert.PALIGEMMA:
+            return getattr(self, name)(x)
+        return updated(own, name, x, getattr(self, name + "_1")(x))
+
     def action_modules(self) -> tuple[nnx.Module, ...]:
         """Returns the projections of the action expert."""
-        if self.joint:
-            return self.qkv_einsum_1, self.attn_vec_einsum_1
-        return self.q_einsum_1, self.kv_einsum_1, self.attn_vec_einsum_1
+        return tuple(getattr(self, name + "_1") for name in self.names)
 
 
 def _action_norm(config: Pi0Config, rngs: nnx.Rngs) -> RMSNorm | AdaptiveRMSNorm:

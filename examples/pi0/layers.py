@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,48 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from examples.pi0.config import GemmaConfig, LoRAConfig
+from taskcond import TaskUpdate
+
+Updates = Mapping[str, TaskUpdate]
+"""The updates that tasks have of projections, by the names of these. Others stay as they are."""
+
+
+class Projection(NamedTuple):
+    """The computation of a projection.
+
+    Attributes:
+        equation: The einsum of input and weight.
+        shape: The shape of the weight.
+    """
+
+    equation: str
+    shape: tuple[int, ...]
+
+
+def attention_projections(expert: GemmaConfig) -> dict[str, Projection]:
+    """Returns the projections of an expert's attention, by their published names.
+
+    With as many key-value heads as query heads, the published weights have one matrix for queries,
+    keys and values, and otherwise two.
+    """
+    n, k, d, h = expert.num_heads, expert.num_kv_heads, expert.width, expert.head_dim
+    output = {"attn_vec_einsum": Projection("btnh,nhd->btd", (n, h, d))}
+    if k == n:
+        return {"qkv_einsum": Projection("btd,cndh->cbtnh", (3, n, d, h)), **output}
+    query = Projection("btd,ndh->btnh", (n, d, h))
+    return {"q_einsum": query, "kv_einsum": Projection("btd,ckdh->cbtkh", (2, k, d, h)), **output}
+
+
+def feed_forward_projections(expert: GemmaConfig) -> dict[str, Projection]:
+    """Returns the projections of an expert's feed-forward."""
+    d, f = expert.width, expert.mlp_dim
+    into, out = Projection("btd,df->btf", (d, f)), Projection("btf,fd->btd", (f, d))
+    return {"mlp_gate": into, "mlp_in": into, "mlp_out": out}
+
+
+def updated(own: Updates, name: str, x: Array, y: Array) -> Array:
+    """Returns the output `y` of a projection of `x`, with the update of each task if it has one."""
+    return own[name](x, y) if name in own else y
 
 
 class Embedder(nnx.Module):
@@ -87,10 +131,11 @@ class FeedForward(nnx.Module):
         if config.lora:
             self.linear_lora_a, self.linear_lora_b = _low_rank(linear, config.lora.rank, rngs)
 
-    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        """Computes in `dtype`."""
-        gate = jax.nn.gelu(self._gating(x, 0), approximate=True)
-        return self._linear(gate * self._gating(x, 1))
+    def __call__(self, x: Float[Array, "b t d"], own: Updates) -> Float[Array, "b t d"]:
+        """Computes in `dtype`; `own` are the updates of tasks."""
+        gate = jax.nn.gelu(updated(own, "mlp_gate", x, self._gating(x, 0)), approximate=True)
+        hidden = gate * updated(own, "mlp_in", x, self._gating(x, 1))
+        return updated(own, "mlp_out", hidden, self._linear(hidden))
 
     def _gating(self, x: Array, index: int) -> Array:
         w = self.gating_einsum[...][index].astype(self.dtype)

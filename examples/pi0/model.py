@@ -160,7 +160,8 @@ class Pi0(TimeAndTask):
             condition = self.condition(t, observation.task_id, observation.stage)
             llm = self.PaliGemma.llm.for_sampling(unroll=False)
             seen = self._encode(observation, llm)
-            velocity = self._denoiser(observation.state, seen, llm)(x_t, condition)
+            denoise = self._denoiser(observation.state, observation.task_id, seen, llm)
+            velocity = denoise(x_t, condition)
             features = seen.features
         else:
             velocity, features = self._velocity(observation, x_t, t)
@@ -199,7 +200,10 @@ class Pi0(TimeAndTask):
         valid = jnp.pad(prefix_valid, ((0, 0), (0, len(blocks))), constant_values=True)
         mask = block_mask(np.pad(blocks, (prefix.shape[1], 0)), valid)
         tokens = {Expert.PALIGEMMA: prefix, Expert.ACTION: suffix}
-        tokens, _ = self.PaliGemma.llm(tokens, positions(valid), mask, condition=condition.norms)
+        own = self.task_updates.of_layers(observation.task_id, x_t)
+        tokens, _ = self.PaliGemma.llm(
+            tokens, positions(valid), mask, condition=condition.norms, own=own
+        )
         features = masked_mean(tokens[Expert.PALIGEMMA], prefix_valid)
         return self._unembed(tokens, condition), features
 
@@ -340,7 +344,7 @@ class Pi0(TimeAndTask):
         # Unrolled layers are faster on a GPU, and compile longer.
         llm = self.PaliGemma.llm.for_sampling(unroll=jax.default_backend() != "cpu")
         seen = self._encode(observation, llm)
-        return self._denoiser(twice(state) if guided else state, seen, llm)
+        return self._denoiser(twice(state) if guided else state, ids, seen, llm)
 
     def _encode(self, observation: Observation, llm: Gemma) -> Prefix:
         prefix, valid = self._embed_prefix(observation)
@@ -349,12 +353,13 @@ class Pi0(TimeAndTask):
         return Prefix(valid, cache, masked_mean(tokens[Expert.PALIGEMMA], valid))
 
     def _denoiser(
-        self, state: Array | np.ndarray, seen: Prefix, llm: Gemma
+        self, state: Array | np.ndarray, task_id: Any, seen: Prefix, llm: Gemma
     ) -> Callable[[Array, Condition], Array]:
         valid, cache = seen.valid, seen.cache
         if len(valid) < len(state):  # guided
             valid = twice(valid)
             cache = jax.tree.map(lambda x: jnp.concatenate([x, x], axis=1), cache)
+        own = self.task_updates.of_layers(task_id, valid)
 
         def denoise(x_t: Array, condition: Condition) -> Array:
             suffix, blocks = self._embed_suffix(state, x_t, condition)
@@ -364,6 +369,7 @@ class Pi0(TimeAndTask):
                 suffix_mask(blocks, valid),
                 condition=condition.norms,
                 cache=cache,
+                own=own,
             )
             return self._unembed(tokens, condition)
 

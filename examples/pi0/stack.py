@@ -36,14 +36,14 @@ def keep_rows_on(sharding: Sharding | None) -> Iterator[None]:
         _ROWS.reset(token)
 
 
-def stack(make: Callable[[nnx.Rngs], Layer], depth: int, rngs: nnx.Rngs) -> Layer:
-    """Makes `depth` layers; each parameter of the result has them along its first axis.
+def stack(make: Callable[[nnx.Rngs], Layer], depth: int, rngs: nnx.Rngs, axis: int = 0) -> Layer:
+    """Makes `depth` layers; each parameter of the result has them along an axis.
 
     >>> layers = stack(lambda rngs: nnx.Linear(2, 3, rngs=rngs), 4, nnx.Rngs(0))
     >>> layers.kernel.shape
     (4, 2, 3)
     """
-    return nnx.split_rngs(splits=depth)(nnx.vmap(make, in_axes=0))(rngs)
+    return nnx.split_rngs(splits=depth)(nnx.vmap(make, in_axes=0, out_axes=axis))(rngs)
 
 
 def scan(

@@ -18,7 +18,7 @@ from taskcond.nn.dropout import drop_ids
 from taskcond.nn.fusion import Fusion
 from taskcond.nn.guidance import guide
 from taskcond.nn.linear import TaskLinear
-from taskcond.nn.lora import TaskLoRA
+from taskcond.nn.lora import TaskLoRA, TaskUpdate
 from taskcond.nn.stages import StageConditioner, StageHead
 from taskcond.nn.tokens import TaskTokens
 from taskcond.params import SharedTaskParam, TaskParam
@@ -42,6 +42,7 @@ __all__ = [
     "TaskLoRA",
     "TaskParam",
     "TaskTokens",
+    "TaskUpdate",
     "TaskVocabulary",
     "TextPrefix",
     "checkpoint",

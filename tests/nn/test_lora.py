@@ -1,5 +1,7 @@
 """TaskLoRA: the weights that it stands for, and what it refuses."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,6 +60,41 @@ def test_an_id_for_each_token_works_too():
         [jnp.stack([x[0, 0] @ lora.export(int(t), jnp.zeros((6, 5))) for t in row]) for row in ids]
     )
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("ids", [np.array([2, -1]), np.array(1), np.array([[0, 1, -1], [2, 2, 0]])])
+def test_updates_of_many_layers_pass_through_a_scan(ids):
+    @nnx.split_rngs(splits=3)
+    @functools.partial(nnx.vmap, in_axes=0, out_axes=1)
+    def make_layers(rngs):
+        return TaskLoRA(3, (6, 6), 2, rngs=rngs)
+
+    loras = make_layers(nnx.Rngs(0))
+    assign(loras, up=jax.random.normal(jax.random.key(1), loras.up.shape))
+    kernels = jax.random.normal(jax.random.key(2), (3, 6, 6))
+    x = jax.random.normal(jax.random.key(3), (2, 3, 6))
+    graph, state = nnx.split(loras)
+    wanted = x
+    for i, kernel in enumerate(kernels):
+        lora = nnx.merge(graph, jax.tree.map(lambda p, i=i: p[:, i], state))
+        wanted = lora(wanted, ids, wanted @ kernel)
+
+    @jax.jit
+    def scanned(state, ids):
+        updates = nnx.merge(graph, state).select(ids, x).by_layer()
+        step = lambda x, of_layer: (of_layer[1](x, x @ of_layer[0]), None)  # noqa: E731
+        return jax.lax.scan(step, x, (kernels, updates))[0]
+
+    np.testing.assert_allclose(scanned(state, ids), wanted, rtol=1e-4, atol=1e-4)
+    bad = np.asarray(scanned(state, np.where(ids == 2, 3, ids)))
+    is_bad = np.broadcast_to((ids == 2).reshape(*ids.shape, *[1] * (3 - ids.ndim)), bad.shape)
+    np.testing.assert_array_equal(np.isnan(bad), is_bad)
+
+
+def test_a_model_without_tasks_has_no_updates():
+    update = TaskLoRA(0, (6, 5), 2, rngs=nnx.Rngs(0)).select(None, jnp.ones((2, 6))).by_layer()
+    y = jnp.ones((2, 5))
+    assert update(jnp.ones((2, 6)), y) is y
 
 
 def test_no_weight_of_an_example_is_made():

@@ -2,20 +2,80 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 import string
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from taskcond.ids import NULL_TASK, TaskIds, check_ids, check_integer
 from taskcond.nn.select import select
 from taskcond.nn.signature import ConstructorSignature
 from taskcond.params import TaskParam
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["down", "up", "is_null"],
+    meta_fields=["equation", "factor", "dtype"],
+)
+@dataclasses.dataclass(frozen=True)
+class TaskUpdate:
+    """Holds the factors of a batch, looked up: what `TaskLoRA.select` returns.
+
+    It is a pytree, so that a scan can give each of its layers its own.
+
+    Attributes:
+        down: `[*b, inputs, rank]`; `None` if there are no tasks.
+        up: `[*b, rank, outputs]`; `None` if there are no tasks.
+        is_null: `[*b]`, where the id is `NULL_TASK`; `None` if there are no tasks.
+        equation: See `TaskLoRA`.
+        factor: What the update is multiplied by.
+        dtype: See `TaskLoRA`.
+    """
+
+    down: Any
+    up: Any
+    is_null: Any
+    equation: str
+    factor: float
+    dtype: DTypeLike | None
+
+    def __call__(self, x: Float[Array, "..."], y: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Adds the update of each task to the output `y` of the layer for `x`, in its dtype."""
+        if self.down is None:
+            return y
+        axes = _Axes.of(self.equation, x.ndim)
+        batch = axes.x[: self.is_null.ndim]
+        dtype = self.dtype or jnp.promote_types(x.dtype, self.down.dtype)
+        down, up = self.down.astype(dtype), self.up.astype(dtype)
+        hidden = jnp.einsum(f"{axes.x},{batch}{axes.down}->{axes.hidden}", x.astype(dtype), down)
+        update = jnp.einsum(f"{axes.hidden},{batch}{axes.up}->{axes.y}", hidden, up)
+        out = (y + update * self.factor).astype(y.dtype)
+        order = [batch.index(axis) for axis in axes.y if axis in batch]
+        shape = [size if axis in batch else 1 for axis, size in zip(axes.y, y.shape, strict=True)]
+        return jnp.where(self.is_null.transpose(order).reshape(shape), y, out)
+
+    def by_layer(self) -> TaskUpdate:
+        """Puts the axis of layers first, where a scan or `jax.vmap` expects it.
+
+        This is for a `TaskLoRA` of many layers, whose factors are `[tasks, layers, ...]`. The
+        result is of one layer where the scan has taken its part.
+        """
+        if self.down is None:
+            return self
+        axis = self.is_null.ndim
+        layers = self.down.shape[axis]
+        down, up = (jnp.moveaxis(x, axis, 0) for x in (self.down, self.up))
+        is_null = jnp.broadcast_to(self.is_null, (layers, *self.is_null.shape))
+        return dataclasses.replace(self, down=down, up=up, is_null=is_null)
 
 
 class TaskLoRA(nnx.Module):
@@ -153,20 +213,43 @@ class TaskLoRA(nnx.Module):
             ValueError: Ids are missing or out of range, or their shape does not begin that of `x`.
             TypeError: The ids are not integers.
         """
-        if self.down is None or self.up is None:
-            return y
-        (down, up), is_null = select([self.down[...], self.up[...]], task_id, x)
-        axes = _Axes.of(self.equation, x.ndim)
-        batch = axes.x[: is_null.ndim]
-        dtype = self.dtype or jnp.promote_types(x.dtype, down.dtype)
-        hidden = jnp.einsum(
-            f"{axes.x},{batch}{axes.down}->{axes.hidden}", x.astype(dtype), down.astype(dtype)
-        )
-        update = jnp.einsum(f"{axes.hidden},{batch}{axes.up}->{axes.y}", hidden, up.astype(dtype))
-        out = (y + update * self.factor).astype(y.dtype)
-        order = [batch.index(axis) for axis in axes.y if axis in batch]
-        shape = [size if axis in batch else 1 for axis, size in zip(axes.y, y.shape, strict=True)]
-        return jnp.where(is_null.transpose(order).reshape(shape), y, out)
+        return self.select(task_id, x)(x, y)
+
+    def select(self, task_id: TaskIds | None, x: Shaped[Array, "..."]) -> TaskUpdate:
+        """Looks up the factors of each task, to be used more than once or within a scan.
+
+        `lora.select(task_id, x)(x, y)` is `lora(x, task_id, y)`. To scan over many layers, make
+        their updates along the second axis, look them up before the scan, and scan over
+        `.by_layer()`:
+
+        >>> @nnx.split_rngs(splits=18)
+        ... @functools.partial(nnx.vmap, in_axes=0, out_axes=1)
+        ... def make(rngs):
+        ...     return TaskLoRA(50, (8, 8), rank=2, rngs=rngs)
+        >>> loras, x, task_id = make(nnx.Rngs(0)), jnp.ones((3, 8)), jnp.array([0, 49, -1])
+        >>> loras.down.shape
+        (50, 18, 8, 2)
+        >>> kernels = jnp.zeros((18, 8, 8))
+        >>> def layer(x, inputs):
+        ...     kernel, update = inputs
+        ...     return x + update(x, x @ kernel), None
+        >>> y, _ = jax.lax.scan(layer, x, (kernels, loras.select(task_id, x).by_layer()))
+        >>> y.shape
+        (3, 8)
+
+        Args:
+            task_id: Integers `[*b]`. May be `None` only if `num_tasks=0`.
+            x: An array `[*b, ...]`, whose explicit sharding the factors get.
+
+        Raises:
+            ValueError: Ids are missing or out of range, or their shape does not begin that of `x`.
+            TypeError: The ids are not integers.
+        """
+        down = up = is_null = None
+        if self.down is not None and self.up is not None:
+            parts, is_null = select([self.down[...], self.up[...]], task_id, x)
+            down, up = (part.astype(self.dtype or part.dtype) for part in parts)
+        return TaskUpdate(down, up, is_null, self.equation, self.factor, self.dtype)
 
     def export(self, task: int, kernel: Float[Array, "..."]) -> Float[Array, "..."]:
         """Returns the weight of the layer for one task alone, for a model without tasks.

@@ -1,5 +1,8 @@
 """Every method of telling tasks apart by a field of the config, and guidance."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +11,7 @@ from flax import nnx
 
 from examples.pi0.model import Pi0
 from taskcond import NULL_TASK, TaskParam, merge_into
-from taskcond.trees import flatten
+from taskcond.trees import flatten, to_dict
 from tests.support import as_untyped_code
 from tests.support.tiny_pi0 import chunk, close, observe, sample, shaken, tiny, velocity
 
@@ -83,8 +86,68 @@ def test_tasks_act_apart_and_kept_modulations_hold_them(method, pi05):
     close(act(None, modulations=keep(state)), two, 1e-5)
 
 
+@pytest.mark.parametrize("num_kv_heads", [1, 4])
+def test_updates_export_as_the_plain_weights_of_one_task(num_kv_heads):
+    expert = dataclasses.replace(tiny().action_expert, num_kv_heads=num_kv_heads)
+    language = dataclasses.replace(tiny().paligemma, num_kv_heads=num_kv_heads)
+    sizes = {"action_expert": expert, "paligemma": language}
+    model = shifted(**METHODS["lora"], **sizes)
+    seen = observe(model.config)
+    weights = flatten(to_dict(nnx.state(model, nnx.Param)))
+    alone = {path: value for path, value in weights.items() if not path.startswith("task_")}
+    updates = model.task_updates
+    for name, layer in {
+        "action_in": "action_in_proj",
+        "action_out": "action_out_proj",
+        "time_in": "time_mlp_in",
+        "time_out": "time_mlp_out",
+    }.items():
+        path = f"{layer}/kernel"
+        alone[path] = getattr(updates, name).export(2, alone[path])
+    graph, state = nnx.split(updates.layers)
+    for i in range(expert.depth):
+        layer = nnx.merge(graph, jax.tree.map(lambda x, i=i: x[:, i], state))
+        for name in layer.names:
+            path, at = {
+                "mlp_gate": ("mlp_1/gating_einsum", (i, 0)),
+                "mlp_in": ("mlp_1/gating_einsum", (i, 1)),
+                "mlp_out": ("mlp_1/linear", (i,)),
+            }.get(name, (f"attn/{name}_1/w", (i,)))
+            path = f"PaliGemma/llm/layers/{path}"
+            kernel = getattr(layer, name).export(2, alone[path][at])
+            alone[path] = alone[path].at[at].set(kernel)
+    plain = base(**sizes)
+    merge_into(plain, alone)
+    close(velocity(model, seen.replace(task_id=np.full(2, 2))), velocity(plain, seen), 1e-5)
+
+
+def test_updates_are_learnt_with_a_frozen_prefix_as_without():
+    model = shifted(**METHODS["lora"])
+    seen = observe(model.config, task_id=IDS)
+    graph, state = nnx.split(model)
+    noise, time = jnp.asarray(chunk(model.config, seed=3)), jnp.array([0.3, 0.8])
+
+    @functools.partial(jax.jit, static_argnames="frozen_prefix")
+    def gradient(state, frozen_prefix):
+        def loss(state):
+            errors, _ = nnx.merge(graph, state).errors_and_stage_loss(
+                seen, jnp.asarray(chunk(model.config)), noise, time, frozen_prefix=frozen_prefix
+            )
+            return errors.mean()
+
+        return jax.grad(loss)(state)
+
+    found, wanted = (flatten(to_dict(gradient(state, frozen))) for frozen in (True, False))
+    learnt = [path for path in wanted if path.startswith("task_updates")]
+    assert len(learnt) == 2 * (4 + 6)
+    for path in learnt:
+        close(found[path], wanted[path], 1e-4)
+        assert np.abs(wanted[path][2]).max() > 0
+        assert not wanted[path][:2].any()  # rows of other tasks
+
+
 @pytest.mark.parametrize("kept", [False, True])
-@pytest.mark.parametrize("method", ["film", "tokens", "heads"])
+@pytest.mark.parametrize("method", ["film", "tokens", "lora"])
 def test_guidance_is_a_line_through_none_and_the_task(method, kept):
     model = shifted(**METHODS[method])
     graph, state = nnx.split(model)
