@@ -85,6 +85,8 @@ METHODS = (
     Method("LoRA", rank=8, learning_rate=2e-3),
     Method("heads", heads=True),
 )
+WITHOUT_SCALES = tuple(method for method in METHODS if "scale" not in method.name)
+"""The methods, with `add` at one scale alone."""
 
 
 class MethodPolicy(nnx.Module):

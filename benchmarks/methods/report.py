@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from flax import nnx
 
 from benchmarks.measuring.counting import Cost, cost
 from benchmarks.methods.lora import lora_table
-from benchmarks.methods.policy import ADD, METHODS, Batch, Method, MethodPolicy
+from benchmarks.methods.policy import ADD, METHODS, WITHOUT_SCALES, Batch, Method, MethodPolicy
 from benchmarks.methods.study import (
     QUICK,
     STARTS,
@@ -29,6 +30,9 @@ from examples.metaworld.processes import Pool
 from examples.metaworld.report import Rate
 from examples.metaworld.train import BATCH
 from examples.metaworld.world import ACTION_SIZE, STATE_SIZE
+
+_COMPILED_BRIEFLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+"""With these, XLA takes less time to compile, and what it makes takes more to run."""
 
 Results = dict[str, list[dict[str, Any]]]
 """For each method the results of each seed."""
@@ -46,26 +50,29 @@ def run(
     Args:
         folder: Where results are kept.
         seeds: The number of seeds.
-        quick: Whether to train briefly and with one seed, to see that everything runs.
+        quick: Whether to train briefly, with one seed and one scale, to see that everything runs.
         workers: The number of processes for the simulator.
     """
+    if quick:
+        os.environ.setdefault("XLA_FLAGS", _COMPILED_BRIEFLY)  # of the other processes, too
     settings, seeds = (QUICK, 1) if quick else (Settings(), seeds)
+    methods = WITHOUT_SCALES if quick else METHODS
     episodes = 2 * len(settings.tasks) * settings.episodes + len(LATER) * settings.later_episodes
-    minutes = "a few" if quick else f"about {17 * seeds}"
+    minutes = "about five" if quick else f"about {17 * seeds}"
     print(
-        f"{len(METHODS) * seeds} trainings of {settings.steps} steps, each with about {episodes} "
+        f"{len(methods) * seeds} trainings of {settings.steps} steps, each with about {episodes} "
         f"episodes: {minutes} minutes on two cores. Results are kept in {folder}."
     )
     with Pool(workers) as pool:
         study = Study(folder / ("quick" if quick else "full"), settings, pool)
         # Seed by seed, so that an interrupted comparison has all methods with fewer seeds.
-        found = [{m.name: study.measure(m, seed) for m in METHODS} for seed in range(seeds)]
+        found = [{m.name: study.measure(m, seed) for m in methods} for seed in range(seeds)]
         starts = [study.measure_starts(ADD, seed) for seed in range(seeds)]
-    results = {m.name: [of_seed[m.name] for of_seed in found] for m in METHODS}
+    results = {m.name: [of_seed[m.name] for of_seed in found] for m in methods}
     draw(results, settings, study.folder / "methods.png")
     tables = [
         main_table(results, settings),
-        cost_table(),
+        cost_table(methods),
         guidance_table(results["add"], settings),
         starts_table(starts),
         lora_table(),
@@ -129,14 +136,14 @@ def rate(
     return Rate(sum(hits), len(hits))
 
 
-def cost_table() -> str:
+def cost_table(methods: Sequence[Method]) -> str:
     """Returns parameters, and what XLA counts of a training step."""
-    base = _step_cost(METHODS[0])
+    base = _step_cost(methods[0])
     lines = [
         "| method | parameters | of tasks | FLOPs of a training step | bytes |",
         "|---|---:|---:|---:|---:|",
     ]
-    for method in METHODS:
+    for method in methods:
         policy = MethodPolicy(method, len(FIFTY), nnx.Rngs(0))
         total, shared = _size(policy), _size(MethodPolicy(method, 0, nnx.Rngs(0)))
         found = _step_cost(method)

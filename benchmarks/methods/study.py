@@ -76,7 +76,7 @@ class Settings:
         return tuple(task for task in self.tasks if " cm " in task.text)
 
 
-QUICK = Settings(steps=100, later_steps=20, episodes=1, later_episodes=1, every=6)
+QUICK = Settings(steps=100, later_steps=20, episodes=1, later_episodes=1, every=25)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Study:
             is_later = tasks == LATER
             counts = [LATER_DEMONSTRATIONS if is_later else t.demonstrations for t in tasks]
             collect(root, tasks, counts, pool=self.pool)
-        return read(root, vocabulary_of(ALL_TASKS))
+        return _read(root)
 
     def measure(self, method: Method, seed: int) -> dict[str, Any]:
         """Returns the numbers of a method and a seed, from its file if they are there."""
@@ -237,6 +237,11 @@ class Study:
         if self.pool.interrupted:
             raise KeyboardInterrupt
         return [None if e.done is None else e.done.name for e in episodes]
+
+
+@functools.cache
+def _read(root: Path) -> Frames:
+    return read(root, vocabulary_of(ALL_TASKS))
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from typing import Any
 
 import tyro
 
-from benchmarks.methods.policy import METHODS, Method
+from benchmarks.methods.policy import WITHOUT_SCALES, Method
 from benchmarks.methods.report import rate
 from benchmarks.methods.study import Settings, Study
 from examples.metaworld.hard import FIFTY, LATER, HardTask
@@ -22,9 +22,6 @@ SEED = 10
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 16e-3)
 LATER_RATES = (1e-2, 3e-2, 1e-1)
 """Rates of what five later tasks have of their own."""
-
-TRIED = tuple(m for m in METHODS if "scale" not in m.name)
-"""The methods; the scales of `add` are compared at one rate."""
 
 
 def main(folder: Path = Path("runs/methods"), workers: int = 2) -> None:
@@ -47,8 +44,8 @@ def main(folder: Path = Path("runs/methods"), workers: int = 2) -> None:
         return study(method).keep(name, method, SEED, lambda: _later(study(method), method))
 
     with Pool(workers) as pool:
-        show("the fifty tasks", TRIED, RATES, first, FIFTY)
-        reading = [m for m in TRIED if m.reads_ids]
+        show("the fifty tasks", WITHOUT_SCALES, RATES, first, FIFTY)
+        reading = [m for m in WITHOUT_SCALES if m.reads_ids]
         show("the five later tasks", reading, LATER_RATES, later, LATER)
 
 

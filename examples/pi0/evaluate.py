@@ -182,7 +182,7 @@ def _batches(
     """Returns the batches, tasks as equally as possible."""
     if args.held_out:
         data = data.split(config.data.val_fraction, config.seed)[1]
-    positions = stratified(task_indices(data).tolist(), args.frames, args.seed)
+    positions = stratified(task_indices(data), args.frames, args.seed)
     stages = stage_labels(data, policy.model.config.stages)
     examples = Examples(data, policy.transform, positions, len(positions), prompts, stages=stages)
     return list(batches(examples, min(args.batch_size, len(positions))))

@@ -22,7 +22,7 @@ from examples.pi0.training import b1k
 from examples.pi0.training.configs import DataConfig, TrainConfig
 from examples.pi0.training.download import fetch
 from examples.pi0.training.examples import Examples, Prompts, TaskPrompt, WrongPrompt, batches
-from examples.pi0.training.frames import task_indices, task_names
+from examples.pi0.training.frames import task_indices
 from examples.pi0.training.order import WeightedOrder, stratified, task_weights
 from examples.pi0.training.skills import SkillPrompt, boundary_weights
 from examples.pi0.training.statistics import compute_stats, delta_mask
@@ -84,7 +84,7 @@ class RunData:
             count: The number of batches.
             prompts: The prompts; by default the names of the tasks, or the one of `data.prompt`.
         """
-        positions = stratified(task_indices(self.val).tolist(), batch_size * count, self.seed)
+        positions = stratified(task_indices(self.val), batch_size * count, self.seed)
         size = min(batch_size, len(positions))
         prompts = prompts or TaskPrompt(self.config.prompt)
         stages = stage_labels(self.val, self.transform.config.stages)
@@ -208,7 +208,8 @@ def prepare(
         held_out = True
     except ValueError:  # no task has two episodes
         train, val, held_out = data, data, False
-    weights = task_weights(task_names(train), about.temperature, about.task_weights)
+    tasks, names = task_indices(train), train.vocabulary.names
+    weights = task_weights(tasks, names, about.temperature, about.task_weights)
     prompts: Prompts = TaskPrompt(about.prompt)
     if about.boundary_factor != 1 or about.skill_prompt_rate:
         weights = weights * boundary_weights(train, about.boundary_factor, about.boundary_window)

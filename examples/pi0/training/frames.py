@@ -10,10 +10,9 @@ from examples.lerobot import Frames
 
 def task_indices(data: Frames) -> Int[np.ndarray, " n"]:
     """Returns the model's task id of each frame."""
-    ids = {name: data.vocabulary.id(name) for name in set(task_names(data))}
-    return np.array([ids[name] for name in task_names(data)], int)
-
-
-def task_names(data: Frames) -> list[str]:
-    """Returns the name of each frame's task."""
-    return [part.task_name(index) for part in data.parts for index in part.places()[:, 2].tolist()]
+    found = []
+    for part in data.parts:
+        indices, which = np.unique(part.places()[:, 2], return_inverse=True)
+        names = [part.task_name(index) for index in indices.tolist()]
+        found.append(np.array([data.vocabulary.id(name) for name in names])[which])
+    return np.concatenate(found)

@@ -47,43 +47,43 @@ class WeightedOrder:
 
 
 def task_weights(
-    tasks: Sequence[str], temperature: float, by_hand: Mapping[str, float]
+    tasks: Int[np.ndarray, " n"],
+    names: Sequence[str],
+    temperature: float,
+    by_hand: Mapping[str, float],
 ) -> Float[np.ndarray, " n"]:
-    """Returns the weight of each frame by the name of its task.
+    """Returns the weight of each frame by its task.
 
     Args:
-        tasks: The name of each frame's task.
+        tasks: The task id of each frame.
+        names: The names of all tasks.
         temperature: 1 draws tasks by their frames, 0 all tasks equally often.
-        by_hand: A further factor for the frames of a task.
+        by_hand: A further factor for the frames of a task, by its name.
 
     Raises:
         ValueError: A task of `by_hand` has no frames, or its factor is not positive.
 
-    >>> task_weights(["pour", "pour", "wipe"], 0.0, {}).tolist()
+    >>> task_weights(np.array([0, 0, 1]), ["pour", "wipe"], 0.0, {}).tolist()
     [0.5, 0.5, 1.0]
     """
-    names, which, counts = np.unique(list(tasks), return_inverse=True, return_counts=True)
-    known = set(names.tolist())
+    counts = np.bincount(tasks, minlength=len(names))
+    known = {name for name, count in zip(names, counts, strict=True) if count}
     if unknown := sorted(set(by_hand) - known):
         raise ValueError(f"data.task_weights: no frame has the tasks {unknown}; remove them")
     if bad := {name: factor for name, factor in by_hand.items() if not 0 < factor < np.inf}:
         raise ValueError(f"data.task_weights: {bad} must be positive and finite")
-    factors = np.array([by_hand.get(name, 1.0) for name in names.tolist()])
-    return (counts ** (temperature - 1.0) * factors)[which]
+    factors = np.array([by_hand.get(name, 1.0) for name in names])
+    return (np.maximum(counts, 1) ** (temperature - 1.0) * factors)[tasks]
 
 
-def stratified(tasks: Sequence[int], count: int, seed: int) -> Int[np.ndarray, " m"]:
+def stratified(tasks: Int[np.ndarray, " n"], count: int, seed: int) -> Int[np.ndarray, " m"]:
     """Returns the positions of up to `count` frames, of all tasks as equally as possible.
 
-    >>> sorted(stratified([0, 0, 0, 1], 2, seed=0).tolist())[1]
+    >>> sorted(stratified(np.array([0, 0, 0, 1]), 2, seed=0).tolist())[1]
     3
     """
     rng = np.random.default_rng(seed)
-    names = np.asarray(tasks)
-    groups = [rng.permutation(np.flatnonzero(names == task)) for task in np.unique(names)]
-    turns = [
-        (turn, place, position)
-        for place, group in enumerate(groups)
-        for turn, position in enumerate(group.tolist())
-    ]
-    return np.array([position for _, _, position in sorted(turns)][:count], int)
+    groups = [rng.permutation(np.flatnonzero(tasks == task))[:count] for task in np.unique(tasks)]
+    turns = np.concatenate([np.arange(len(group)) for group in groups])
+    # A stable sort takes the tasks in order in each turn.
+    return np.concatenate(groups)[np.argsort(turns, kind="stable")][:count]

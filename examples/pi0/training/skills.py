@@ -31,9 +31,12 @@ def boundary_weights(data: Frames, factor: float, window: int) -> Float[np.ndarr
             length = len(part.vectors(episode)["actions"])
             skills = b1k.skills(part.root, episode)
             near[episode] = b1k.boundary_frames(skills, length, window)
-        rows = part.places()
-        weights += [factor if near[e][f] else 1.0 for e, f, _ in rows.tolist()]
-    return np.array(weights)
+        episodes, frames, _ = part.places().T
+        first = np.zeros(max(near) + 1, int)
+        first[list(near)] = np.cumsum([0, *map(len, near.values())])[:-1]
+        is_near = np.concatenate(list(near.values()))[first[episodes] + frames]
+        weights.append(np.where(is_near, factor, 1.0))
+    return np.concatenate(weights)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,24 +30,25 @@ def test_an_order_can_begin_anywhere_and_be_copied():
 
 
 def test_temperature_balances_tasks():
-    names = ["pour"] * 90 + ["wipe"] * 10
-    by_frames = task_weights(names, 1.0, {})
-    equal = task_weights(names, 0.0, {})
+    tasks, names = np.array([1] * 90 + [2] * 10), ["fold", "pour", "wipe"]
+    by_frames = task_weights(tasks, names, 1.0, {})
+    equal = task_weights(tasks, names, 0.0, {})
     assert by_frames[:90].sum() / by_frames.sum() == pytest.approx(0.9)
     assert equal[:90].sum() / equal.sum() == pytest.approx(0.5)
-    by_hand = task_weights(names, 0.0, {"wipe": 3.0})
+    by_hand = task_weights(tasks, names, 0.0, {"wipe": 3.0})
     assert by_hand[:90].sum() / by_hand.sum() == pytest.approx(0.25)
 
 
 def test_wrong_factors_are_named():
+    tasks, names = np.array([0]), ["pour", "fly"]
     with pytest.raises(ValueError, match="no frame has the tasks \\['fly'\\]"):
-        task_weights(["pour"], 1.0, {"fly": 2.0})
+        task_weights(tasks, names, 1.0, {"fly": 2.0})
     with pytest.raises(ValueError, match="'pour': -1"):
-        task_weights(["pour"], 1.0, {"pour": -1.0})
+        task_weights(tasks, names, 1.0, {"pour": -1.0})
 
 
 def test_strata_take_from_each_task_in_turn():
-    tasks = [0] * 50 + [1] * 3 + [2] * 50
+    tasks = np.array([0] * 50 + [1] * 3 + [2] * 50)
     positions = stratified(tasks, 12, seed=0)
-    assert np.bincount(np.asarray(tasks)[positions]).tolist() == [5, 3, 4]
+    assert tasks[positions].tolist() == [0, 1, 2] * 3 + [0, 2, 0]
     assert len(set(positions.tolist())) == 12
