@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TypeVar
@@ -34,7 +36,7 @@ class Pool:
             self._executor = concurrent.futures.ProcessPoolExecutor(
                 workers,
                 mp_context=multiprocessing.get_context("spawn"),  # a fork may hang with jax
-                initializer=_leave_interrupts_to_the_parent,
+                initializer=_begin,
             )
 
     def map(self, function: Callable[[T], R], jobs: Sequence[T], label: str) -> list[R]:
@@ -89,8 +91,17 @@ def _call(function: Callable[[T], R], jobs: Sequence[T]) -> list[R]:
     return [function(job) for job in jobs]
 
 
-def _leave_interrupts_to_the_parent() -> None:
+def _begin() -> None:
+    """Leaves Ctrl-C to the parent, and ends this process with it, also if the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _progress() -> Progress:

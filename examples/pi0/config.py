@@ -202,7 +202,8 @@ class Pi0Config:
         _require_one_of("task_fusion", self.task_fusion, (*FUSIONS, "none"))
         for name in ("num_tasks", "num_task_tokens", "task_lora_rank"):
             object.__setattr__(self, name, check_integer(name, getattr(self, name), low=0))
-        object.__setattr__(self, "task_stages", StageVocabulary(self.task_stages).counts)
+        stages = tuple(check_integer("task_stages", count, low=1) for count in self.task_stages)
+        object.__setattr__(self, "task_stages", stages)
         if self.task_stages and len(self.task_stages) != self.num_tasks:
             raise ValueError(
                 f"task_stages has {len(self.task_stages)} numbers, but num_tasks={self.num_tasks}: "

@@ -102,7 +102,7 @@ def test_the_loss_of_the_prediction_is_its_cross_entropy(frozen_prefix):
 def test_bad_stages_are_errors():
     with pytest.raises(ValueError, match="task_stages has 2 numbers, but num_tasks=3"):
         tiny(num_tasks=3, task_stages=(2, 4))
-    with pytest.raises(ValueError, match="counts must be at least 1"):
+    with pytest.raises(ValueError, match="task_stages must be at least 1"):
         tiny(num_tasks=1, task_stages=(0,))
     model = trained()
     seen = observe(model.config, task_id=IDS)
