@@ -1,6 +1,7 @@
 """`import taskcond` is light, and reaches its packages without importing them eagerly."""
 
 import importlib.metadata
+import os
 import subprocess
 import sys
 
@@ -35,3 +36,17 @@ def test_the_version_is_that_of_the_distribution():
             [sys.executable, *command, "--version"], capture_output=True, text=True, check=True
         )
         assert done.stdout == f"taskcond {version}\n"
+
+
+def test_no_module_starts_a_backend():
+    """A program may call `jax.distributed.initialize` after its imports, or choose a platform."""
+    code = (
+        "import importlib, pkgutil, examples, benchmarks, taskcond\n"
+        "for package in (examples, benchmarks, taskcond):\n"
+        "    for module in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
+        "        if '__main__' in module.name: continue\n"
+        "        try: importlib.import_module(module.name)\n"
+        "        except ModuleNotFoundError: pass  # of an extra\n"
+    )
+    environment = {**os.environ, "JAX_PLATFORMS": "none"}  # whose start is an error
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -18,8 +19,8 @@ _BLOCKS = 3
 _RANK = 8  # of the adapters that tasks may have of their own
 EULER_STEPS = 10
 # Centre and half range of hand (3), gripper (1) and puck (3), so that the inputs are near [-1, 1].
-_CENTRE = jnp.array([0.0, 0.75, 0.2, 0.5, 0.0, 0.75, 0.15])
-_RANGE = jnp.array([0.3, 0.2, 0.15, 0.5, 0.3, 0.2, 0.15])
+_CENTRE = np.array([0.0, 0.75, 0.2, 0.5, 0.0, 0.75, 0.15], np.float32)
+_RANGE = np.array([0.3, 0.2, 0.15, 0.5, 0.3, 0.2, 0.15], np.float32)
 
 
 class OwnOfBlock(NamedTuple):

@@ -9,7 +9,6 @@ Vision-Language-Action Flow Model for General Robot Control", 2024.
 from __future__ import annotations
 
 import enum
-import functools
 from typing import NamedTuple
 
 import jax
@@ -20,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from examples.pi0.attention import attend
 from examples.pi0.config import AttentionImplementation, Pi0Config
 from examples.pi0.layers import (
+    NO_UPDATES,
     Einsum,
     Embedder,
     FeedForward,
@@ -98,7 +98,7 @@ class Gemma(nnx.Module):
         *,
         condition: NormCondition = None,
         cache: Cache | None = None,
-        own: Updates | None = None,
+        own: Updates = NO_UPDATES,
     ) -> tuple[Tokens, Cache | None]:
         """Runs the experts that have tokens through all layers.
 
@@ -128,7 +128,7 @@ class Gemma(nnx.Module):
             return block(tokens, positions, mask, modulation, cache, own)
 
         tokens = {expert: x.astype(self.dtype) for expert, x in tokens.items()}
-        of_layers = (per_layer, cache, own or {})
+        of_layers = (per_layer, cache, own)
         tokens, new_cache = scan(self.layers, step, tokens, of_layers, unroll=self.unroll)
         if isinstance(condition, Modulations):
             final = condition.final
@@ -189,10 +189,7 @@ class Block(nnx.Module):
             Expert.ACTION: self.pre_attention_norm_1,
         }
         ffw_norms = {Expert.PALIGEMMA: self.pre_ffw_norm, Expert.ACTION: self.pre_ffw_norm_1}
-        mlps = {
-            Expert.PALIGEMMA: functools.partial(self.mlp, own={}),
-            Expert.ACTION: functools.partial(self.mlp_1, own=own),
-        }
+        mlps = {Expert.PALIGEMMA: self.mlp, Expert.ACTION: self.mlp_1}
         for_attention, for_ffw = modulation
         normed, gates = {}, {}
         for expert, x in tokens.items():
@@ -202,7 +199,8 @@ class Block(nnx.Module):
         for expert, x in tokens.items():
             x = add_gated(x, attended[expert], gates[expert])
             y, gate = ffw_norms[expert](x, for_ffw)
-            result[expert] = add_gated(x, mlps[expert](y), gate)
+            y = mlps[expert](y, own if expert == Expert.ACTION else NO_UPDATES)
+            result[expert] = add_gated(x, y, gate)
         return result, None if Expert.ACTION in tokens else new_cache
 
     def modulation(self, condition: Float[Array, "*b d"] | None) -> BlockModulation:

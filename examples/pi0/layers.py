@@ -18,6 +18,8 @@ from taskcond import TaskUpdate
 Updates = Mapping[str, TaskUpdate]
 """The updates that tasks have of projections, by the names of these. Others stay as they are."""
 
+NO_UPDATES: Updates = {}
+
 
 class Projection(NamedTuple):
     """The computation of a projection.
@@ -131,7 +133,9 @@ class FeedForward(nnx.Module):
         if config.lora:
             self.linear_lora_a, self.linear_lora_b = _low_rank(linear, config.lora.rank, rngs)
 
-    def __call__(self, x: Float[Array, "b t d"], own: Updates) -> Float[Array, "b t d"]:
+    def __call__(
+        self, x: Float[Array, "b t d"], own: Updates = NO_UPDATES
+    ) -> Float[Array, "b t d"]:
         """Computes in `dtype`; `own` are the updates of tasks."""
         gate = jax.nn.gelu(updated(own, "mlp_gate", x, self._gating(x, 0)), approximate=True)
         hidden = gate * updated(own, "mlp_in", x, self._gating(x, 1))

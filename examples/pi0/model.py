@@ -333,7 +333,8 @@ class Pi0(TimeAndTask):
 
         Returns:
             `denoise(x_t, condition)`, where `x_t` are noisy actions `[b, horizon, action_dim]` and
-            `condition` is `self.condition_at(time, task_id)` or one step of `self.modulations`.
+            `condition` is `self.condition_at(time, task_id)` or one step of `self.modulations`. Its
+            ids must be those of the observation.
         """
         ids, state = observation.task_id, jnp.asarray(observation.state)
         guided = ids is not None and len(ids) == 2 * len(state)

@@ -8,7 +8,12 @@ from flax import nnx
 from jaxtyping import Array, Shaped
 
 from examples.pi0.config import Pi0Config
-from examples.pi0.layers import Updates, attention_projections, feed_forward_projections
+from examples.pi0.layers import (
+    NO_UPDATES,
+    Updates,
+    attention_projections,
+    feed_forward_projections,
+)
 from examples.pi0.stack import stack
 from taskcond import TaskLoRA
 
@@ -48,7 +53,7 @@ class TaskUpdates(nnx.Module):
             task_id: `[b]`; `None` if there are no tasks.
             x: An array with the axis of the batch first.
         """
-        return {} if self.layers is None else self.layers.select(task_id, x)
+        return NO_UPDATES if self.layers is None else self.layers.select(task_id, x)
 
 
 class LayerUpdates(nnx.Module):

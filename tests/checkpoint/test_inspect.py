@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from flax import nnx
 
+from taskcond import TaskLoRA
 from taskcond.checkpoint import (
+    TaskConditioning,
     inspect_checkpoint,
+    save_params,
 )
 from tests.support.checkpoints import (
     with_tasks,
@@ -24,3 +28,11 @@ def test_inspect_says_what_is_there(tmp_path):
     text = str(found)
     for part in ("scale 0.5, fusion add", "never trained  wipe", "5 frames  pour", "NaN/Inf"):
         assert part in text
+
+
+def test_the_norm_of_a_task_is_that_of_all_it_has_in_the_table(tmp_path):
+    lora = TaskLoRA(3, (4, 6), 2, rngs=nnx.Rngs(0))
+    save_params(nnx.state(lora), tmp_path / "x", conditioning=TaskConditioning.of(lora))
+    norms = [task.norm for task in inspect_checkpoint(tmp_path / "x").tasks]
+    expected = np.linalg.norm(lora.down[...].reshape(3, -1), axis=1)
+    np.testing.assert_allclose(norms, expected, rtol=1e-6)

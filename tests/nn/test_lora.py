@@ -62,13 +62,14 @@ def test_an_id_for_each_token_works_too():
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
+@nnx.split_rngs(splits=3)
+@functools.partial(nnx.vmap, in_axes=0, out_axes=1)
+def make_layers(rngs):
+    return TaskLoRA(3, (6, 6), 2, rngs=rngs)
+
+
 @pytest.mark.parametrize("ids", [np.array([2, -1]), np.array(1), np.array([[0, 1, -1], [2, 2, 0]])])
 def test_updates_of_many_layers_pass_through_a_scan(ids):
-    @nnx.split_rngs(splits=3)
-    @functools.partial(nnx.vmap, in_axes=0, out_axes=1)
-    def make_layers(rngs):
-        return TaskLoRA(3, (6, 6), 2, rngs=rngs)
-
     loras = make_layers(nnx.Rngs(0))
     assign(loras, up=jax.random.normal(jax.random.key(1), loras.up.shape))
     kernels = jax.random.normal(jax.random.key(2), (3, 6, 6))
@@ -89,6 +90,29 @@ def test_updates_of_many_layers_pass_through_a_scan(ids):
     bad = np.asarray(scanned(state, np.where(ids == 2, 3, ids)))
     is_bad = np.broadcast_to((ids == 2).reshape(*ids.shape, *[1] * (3 - ids.ndim)), bad.shape)
     np.testing.assert_array_equal(np.isnan(bad), is_bad)
+
+
+def test_many_layers_are_exported_at_once():
+    loras, kernels = make_layers(nnx.Rngs(0)), jnp.ones((3, 6, 6))
+    assign(loras, up=jax.random.normal(jax.random.key(1), loras.up.shape))
+    found = loras.export(1, kernels)
+    for i in range(3):
+        update = loras.down[1, i] @ loras.up[1, i]
+        np.testing.assert_allclose(found[i], kernels[i] + update, rtol=1e-6, atol=1e-6)
+    assert loras.export(-1, kernels) is kernels
+    with pytest.raises(ValueError, match=r"the layer's is \(3, 6, 6\)"):
+        loras.export(1, kernels[0])
+
+
+def test_many_layers_are_not_taken_for_one():
+    x, ids = jnp.ones((2, 6)), np.array([0, 1])
+    loras = make_layers(nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"holds many layers: scan over \.by_layer\(\)"):
+        loras.select(ids, x)(x, x)
+    with pytest.raises(ValueError, match=r"x has the shape \(2, 6\), but must .* \(3, 2\)"):
+        loras.select(ids, x).by_layer()(x, x)
+    with pytest.raises(ValueError, match=r"holds one layer: call the update, or make"):
+        make("...i,io->...o", (6, 5)).select(ids, x).by_layer()
 
 
 def test_a_model_without_tasks_has_no_updates():

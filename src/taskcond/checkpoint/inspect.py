@@ -156,7 +156,7 @@ def _tasks(checkpoint: Checkpoint, path: str) -> list[InspectedTask]:
     unknown = (None,) * len(table)
     vocabulary = conditioning.vocabulary if conditioning else None
     frames = (conditioning.frames_seen if conditioning else None) or unknown
-    norms = np.linalg.norm(table, axis=1)
+    norms = np.linalg.norm(table.reshape(len(table), -1), axis=1)
     return [
         InspectedTask(name, float(norm), n)
         for name, norm, n in zip(vocabulary or unknown, norms, frames, strict=True)

@@ -26,15 +26,15 @@ from taskcond.params import TaskParam
     data_fields=["down", "up", "is_null"],
     meta_fields=["equation", "factor", "dtype"],
 )
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class TaskUpdate:
-    """Holds the factors of a batch, looked up: what `TaskLoRA.select` returns.
+    """Holds the factors of each example's task; `TaskLoRA.select` returns it.
 
     It is a pytree, so that a scan can give each of its layers its own.
 
     Attributes:
-        down: `[*b, inputs, rank]`; `None` if there are no tasks.
-        up: `[*b, rank, outputs]`; `None` if there are no tasks.
+        down: `[*b, *inputs, rank]`; `None` if there are no tasks.
+        up: `[*b, rank, *outputs]`; `None` if there are no tasks.
         is_null: `[*b]`, where the id is `NULL_TASK`; `None` if there are no tasks.
         equation: See `TaskLoRA`.
         factor: What the update is multiplied by.
@@ -49,10 +49,31 @@ class TaskUpdate:
     dtype: DTypeLike | None
 
     def __call__(self, x: Float[Array, "..."], y: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Adds the update of each task to the output `y` of the layer for `x`, in its dtype."""
+        """Adds the update of each task to the output of the layer.
+
+        Args:
+            x: The input of the layer, which begins with the axes of the ids.
+            y: The output of the layer for `x`.
+
+        Returns:
+            The output, in the dtype of `y`.
+
+        Raises:
+            ValueError: The factors are those of many layers, or of another batch.
+        """
         if self.down is None:
             return y
+        if x.shape[: self.is_null.ndim] != self.is_null.shape:
+            raise ValueError(
+                f"x has the shape {x.shape}, but must begin with the axes of the ids, "
+                f"{self.is_null.shape}; select the updates of this batch"
+            )
         axes = _Axes.of(self.equation, x.ndim)
+        if self.down.ndim != self.is_null.ndim + len(axes.down):
+            raise ValueError(
+                f"down has the shape {self.down.shape}, which holds many layers: scan over "
+                ".by_layer(), and call what the scan takes of it"
+            )
         batch = axes.x[: self.is_null.ndim]
         dtype = self.dtype or jnp.promote_types(x.dtype, self.down.dtype)
         down, up = self.down.astype(dtype), self.up.astype(dtype)
@@ -66,12 +87,20 @@ class TaskUpdate:
     def by_layer(self) -> TaskUpdate:
         """Puts the axis of layers first, where a scan or `jax.vmap` expects it.
 
-        This is for a `TaskLoRA` of many layers, whose factors are `[tasks, layers, ...]`. The
-        result is of one layer where the scan has taken its part.
+        This is for a `TaskLoRA` of many layers, whose parameters are `[tasks, layers, ...]`. The
+        part of the result that a scan takes is the update of one layer.
+
+        Raises:
+            ValueError: The factors are those of one layer.
         """
         if self.down is None:
             return self
         axis = self.is_null.ndim
+        if self.down.ndim != axis + 1 + len(_Axes.of(self.equation, 0).down):
+            raise ValueError(
+                f"down has the shape {self.down.shape}, which holds one layer: call the update, or "
+                "make the parameters of many layers with nnx.vmap(..., out_axes=1)"
+            )
         layers = self.down.shape[axis]
         down, up = (jnp.moveaxis(x, axis, 0) for x in (self.down, self.up))
         is_null = jnp.broadcast_to(self.is_null, (layers, *self.is_null.shape))
@@ -137,7 +166,8 @@ class TaskLoRA(nnx.Module):
     ):
         self.num_tasks = check_integer("num_tasks", num_tasks, 0)
         self.rank = check_integer("rank", rank, 1)
-        self.equation, self.shape, self.dtype = equation, tuple(shape), dtype
+        self.equation, self.shape = equation, tuple(shape)
+        self.dtype = None if dtype is None else jnp.dtype(dtype)
         self.factor = (self.rank if alpha is None else alpha) / (
             math.sqrt(self.rank) if rank_stabilized else self.rank
         )
@@ -218,9 +248,9 @@ class TaskLoRA(nnx.Module):
     def select(self, task_id: TaskIds | None, x: Shaped[Array, "..."]) -> TaskUpdate:
         """Looks up the factors of each task, to be used more than once or within a scan.
 
-        `lora.select(task_id, x)(x, y)` is `lora(x, task_id, y)`. To scan over many layers, make
-        their updates along the second axis, look them up before the scan, and scan over
-        `.by_layer()`:
+        `lora.select(task_id, x)(x, y)` is `lora(x, task_id, y)`. To scan over many layers, make one
+        `TaskLoRA` whose parameters have the layers as their second axis, look up before the scan,
+        and scan over `.by_layer()`:
 
         >>> @nnx.split_rngs(splits=18)
         ... @functools.partial(nnx.vmap, in_axes=0, out_axes=1)
@@ -248,6 +278,7 @@ class TaskLoRA(nnx.Module):
         down = up = is_null = None
         if self.down is not None and self.up is not None:
             parts, is_null = select([self.down[...], self.up[...]], task_id, x)
+            # They are cast here, where they are small, and not in each layer or step.
             down, up = (part.astype(self.dtype or part.dtype) for part in parts)
         return TaskUpdate(down, up, is_null, self.equation, self.factor, self.dtype)
 
@@ -256,21 +287,23 @@ class TaskLoRA(nnx.Module):
 
         Args:
             task: The id of the task. `NULL_TASK` returns the weight of the layer.
-            kernel: The weight of the layer.
+            kernel: The weight of the layer, or `[layers, ...]` those of many.
 
         Raises:
             ValueError: The id is out of range, or the weight has another shape.
         """
         task = check_integer("task", task, NULL_TASK)
         check_ids(np.asarray(task), self.num_tasks)
-        if kernel.shape != self.shape:
+        axes = _Axes.of(self.equation, 0)
+        layers = () if self.down is None else self.down.shape[1 : self.down.ndim - len(axes.down)]
+        if kernel.shape != (*layers, *self.shape):
             raise ValueError(
-                f"kernel has the shape {kernel.shape}, but the layer's is {self.shape}"
+                f"kernel has the shape {kernel.shape}, but the layer's is {(*layers, *self.shape)}"
             )
         if task == NULL_TASK or self.down is None or self.up is None:
             return kernel
-        axes = _Axes.of(self.equation, 0)
-        update = jnp.einsum(f"{axes.down},{axes.up}->{axes.w}", self.down[task], self.up[task])
+        equation = f"...{axes.down},...{axes.up}->...{axes.w}"
+        update = jnp.einsum(equation, self.down[task], self.up[task])
         return (kernel + update * self.factor).astype(kernel.dtype)
 
 

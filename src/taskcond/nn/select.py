@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Shaped
 
 from taskcond.ids import TaskIds
 from taskcond.nn.lookup import as_ids, look_up, require_task_id
-from taskcond.nn.sharding import explicit_sharding
+from taskcond.nn.sharding import explicit_sharding, put
 
 
 def select(
@@ -41,6 +41,8 @@ def select(
     if sharding is not None:
         spec = (*sharding.spec, *[None] * x.ndim)[:axes]
         sharding = NamedSharding(sharding.mesh, PartitionSpec(*spec))
+        # The rows of a table are looked up whole, and an axis that is split cannot be merged.
+        params = [put(param, NamedSharding(sharding.mesh, PartitionSpec())) for param in params]
     tables = [param.reshape(param.shape[0], -1) for param in params]
     found = [
         look_up(table, ids, shape, report=False, sharding=sharding, of="the input")

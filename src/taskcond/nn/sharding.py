@@ -21,7 +21,7 @@ def explicit_sharding(x: Array) -> NamedSharding | None:
     """Returns the sharding of an array on a mesh with explicit axes, and `None` for others."""
     if not hasattr(jax.sharding, "reshard"):  # older releases of jax only try out explicit axes
         return None
-    sharding = jax.typeof(x).sharding if isinstance(x, Tracer) else x.sharding
+    sharding = jax.typeof(x).sharding if isinstance(x, Tracer) else getattr(x, "sharding", None)
     if not isinstance(sharding, NamedSharding):
         return None
     return sharding if jax.sharding.AxisType.Explicit in sharding.mesh.axis_types else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -91,6 +92,15 @@ def test_an_output_that_appears_while_the_old_one_is_away_is_a_complete_one(
         save_params({"a": np.full(1, 3.0)}, out, format=format, overwrite=True)
     assert load_params(out)["a"].tolist() == [2.0 if stopped else 3.0]
     assert [child.name for child in tmp_path.iterdir()] == [name]
+
+
+def test_a_working_directory_that_somebody_removed_is_an_error(tmp_path, monkeypatch):
+    save_params({"a": np.ones(2)}, tmp_path / "x")
+    sync = "taskcond.checkpoint.storage.atomic.sync"
+    monkeypatch.setattr(sync, lambda directory: shutil.rmtree(directory.parent))
+    with pytest.raises(CheckpointError, match="x cannot be written: .*No such file"):
+        save_params({"a": np.zeros(2)}, tmp_path / "x", overwrite=True)
+    assert load_params(tmp_path / "x")["a"].tolist() == [1, 1]
 
 
 def test_what_was_moved_away_comes_back_after_an_error(tmp_path, monkeypatch):

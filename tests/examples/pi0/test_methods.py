@@ -104,18 +104,16 @@ def test_updates_export_as_the_plain_weights_of_one_task(num_kv_heads):
     }.items():
         path = f"{layer}/kernel"
         alone[path] = getattr(updates, name).export(2, alone[path])
-    graph, state = nnx.split(updates.layers)
-    for i in range(expert.depth):
-        layer = nnx.merge(graph, jax.tree.map(lambda x, i=i: x[:, i], state))
-        for name in layer.names:
-            path, at = {
-                "mlp_gate": ("mlp_1/gating_einsum", (i, 0)),
-                "mlp_in": ("mlp_1/gating_einsum", (i, 1)),
-                "mlp_out": ("mlp_1/linear", (i,)),
-            }.get(name, (f"attn/{name}_1/w", (i,)))
-            path = f"PaliGemma/llm/layers/{path}"
-            kernel = getattr(layer, name).export(2, alone[path][at])
-            alone[path] = alone[path].at[at].set(kernel)
+    layers = "PaliGemma/llm/layers"
+    gating = alone[f"{layers}/mlp_1/gating_einsum"]  # [layers, 2, in, out]
+    gates = [updates.layers.mlp_gate.export(2, gating[:, 0])]
+    gates += [updates.layers.mlp_in.export(2, gating[:, 1])]
+    alone[f"{layers}/mlp_1/gating_einsum"] = jnp.stack(gates, axis=1)
+    path = f"{layers}/mlp_1/linear"
+    alone[path] = updates.layers.mlp_out.export(2, alone[path])
+    for name in updates.layers.names[:-3]:
+        path = f"{layers}/attn/{name}_1/w"
+        alone[path] = getattr(updates.layers, name).export(2, alone[path])
     plain = base(**sizes)
     merge_into(plain, alone)
     close(velocity(model, seen.replace(task_id=np.full(2, 2))), velocity(plain, seen), 1e-5)

@@ -48,9 +48,12 @@ class Workplace:
 
     def move_away(self) -> None:
         """Moves the output into the directory, unless another run has done so with its own."""
-        _delete(self._path / "old")  # from an earlier call; the output is its successor
-        with contextlib.suppress(FileNotFoundError):
+        _delete(self._path / "old")  # from an earlier call, since when another run wrote the output
+        try:
             os.rename(self._out, self._path / "old")
+        except FileNotFoundError:
+            if not self._path.exists():  # it is not the output that is missing
+                raise
 
     def remove(self) -> None:
         """Removes the directory; what was moved away goes back if there is nothing in its place."""
@@ -68,7 +71,7 @@ def appear(new: Path, out: Path) -> bool:
         else:
             _link(new, out)
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
         return False  # another run has been faster
     return True
@@ -104,13 +107,16 @@ def _delete(path: Path) -> None:
 
 
 def _link(new: Path, out: Path) -> None:
-    """Gives a file its name; unlike `os.rename`, replaces nothing that has appeared meanwhile."""
+    """Gives a file its name; replaces nothing that has appeared meanwhile.
+
+    A file system without hard links cannot promise that.
+    """
     try:
         os.link(new, out)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
             raise
-        os.rename(new, out)  # this file system has no second names
+        os.rename(new, out)
 
 
 def _lock_new(path: Path) -> int | None:
