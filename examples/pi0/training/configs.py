@@ -185,8 +185,9 @@ class TrainConfig:
         weight_loader: Where the weights come from.
         optimizer: The optimizer.
         loss: The loss.
-        freeze: What is not trained: `vlm`, `vision`, `language`, `all_but_table`, `lora` (all of
-            the language model but its low-rank updates), or a regular expression of paths.
+        freeze: What is not trained: `vlm`, `vision`, `language`, `all_but_table` (all but what
+            tasks have of their own), `lora` (all of the language model but its low-rank updates),
+            or a regular expression of paths.
         ema_decay: The decay of the average of the weights, which is then what is saved.
         batch_size: The number of frames in a step, over all devices.
         grad_accum: The number of parts in which a batch is computed, one after the other.
