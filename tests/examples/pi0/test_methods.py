@@ -116,7 +116,7 @@ def test_updates_export_as_the_plain_weights_of_one_task(num_kv_heads):
         alone[path] = getattr(updates.layers, name).export(2, alone[path])
     plain = base(**sizes)
     merge_into(plain, alone)
-    close(velocity(model, seen.replace(task_id=np.full(2, 2))), velocity(plain, seen), 1e-5)
+    close(velocity(model, seen.replace(task_id=np.full(2, 2))), velocity(plain, seen), 1e-4)
 
 
 def test_updates_are_learnt_with_a_frozen_prefix_as_without():
