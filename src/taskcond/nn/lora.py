@@ -39,6 +39,12 @@ class TaskUpdate:
         equation: See `TaskLoRA`.
         factor: What the update is multiplied by.
         dtype: See `TaskLoRA`.
+
+    >>> lora = TaskLoRA(50, (8, 4), rank=2, rngs=nnx.Rngs(0))
+    >>> x, task_id = jnp.ones((3, 8)), jnp.array([0, 49, -1])
+    >>> update = lora.select(task_id, x)
+    >>> update.down.shape, update(x, jnp.zeros((3, 4))).shape
+    ((3, 8, 2), (3, 4))
     """
 
     down: Any
