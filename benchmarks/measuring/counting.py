@@ -23,12 +23,6 @@ def cost(function: Callable[..., Any], *arguments: Any) -> Cost:
     >>> x = jax.numpy.ones((8, 8))
     >>> cost(lambda x: x @ x, x).flops
     1024.0
-
-    Each pass of a loop counts:
-
-    >>> loop = lambda x: jax.lax.scan(lambda x, _: (x @ x, None), x, length=5, unroll=False)
-    >>> cost(loop, x).flops
-    5120.0
     """
     with _unrolled():
         compiled = jax.jit(function).lower(*arguments).compile()

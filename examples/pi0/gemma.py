@@ -24,9 +24,9 @@ from examples.pi0.layers import (
     Embedder,
     FeedForward,
     Updates,
+    add_update,
     attention_projections,
     rope,
-    updated,
 )
 from examples.pi0.norms import AdaptiveRMSNorm, RMSNorm, add_gated
 from examples.pi0.stack import map_layers, scan, stack
@@ -98,7 +98,7 @@ class Gemma(nnx.Module):
         *,
         condition: NormCondition = None,
         cache: Cache | None = None,
-        own: Updates = NO_UPDATES,
+        updates: Updates = NO_UPDATES,
     ) -> tuple[Tokens, Cache | None]:
         """Runs the experts that have tokens through all layers.
 
@@ -109,7 +109,7 @@ class Gemma(nnx.Module):
             condition: `[b, width]` for the adaptive norms; or `self.modulations(condition)`, if
                 that was computed before.
             cache: Keys and values of earlier tokens.
-            own: The updates that tasks have of the action expert's projections, layer by layer.
+            updates: The updates that tasks have of the action expert's projections, layer by layer.
 
         Returns:
             The tokens after the final norms, and the cache of PaliGemma's tokens if that expert
@@ -123,12 +123,12 @@ class Gemma(nnx.Module):
         def step(
             block: Block, tokens: Tokens, x: tuple[BlockModulation | None, Cache | None, Updates]
         ) -> tuple[Tokens, Cache | None]:
-            modulation, cache, own = x
+            modulation, cache, updates = x
             modulation = modulation or block.modulation(vector)
-            return block(tokens, positions, mask, modulation, cache, own)
+            return block(tokens, positions, mask, modulation, cache, updates)
 
         tokens = {expert: x.astype(self.dtype) for expert, x in tokens.items()}
-        of_layers = (per_layer, cache, own)
+        of_layers = (per_layer, cache, updates)
         tokens, new_cache = scan(self.layers, step, tokens, of_layers, unroll=self.unroll)
         if isinstance(condition, Modulations):
             final = condition.final
@@ -181,7 +181,7 @@ class Block(nnx.Module):
         mask: Bool[Array, "b t s"],
         modulation: BlockModulation,
         cache: Cache | None,
-        own: Updates,
+        updates: Updates,
     ) -> tuple[Tokens, Cache | None]:
         """Runs one layer; see `Gemma.__call__`."""
         attention_norms = {
@@ -194,12 +194,12 @@ class Block(nnx.Module):
         normed, gates = {}, {}
         for expert, x in tokens.items():
             normed[expert], gates[expert] = attention_norms[expert](x, for_attention)
-        attended, new_cache = self.attn(normed, positions, mask, cache, own)
+        attended, new_cache = self.attn(normed, positions, mask, cache, updates)
         result = {}
         for expert, x in tokens.items():
             x = add_gated(x, attended[expert], gates[expert])
             y, gate = ffw_norms[expert](x, for_ffw)
-            y = mlps[expert](y, own if expert == Expert.ACTION else NO_UPDATES)
+            y = mlps[expert](y, updates if expert == Expert.ACTION else NO_UPDATES)
             result[expert] = add_gated(x, y, gate)
         return result, None if Expert.ACTION in tokens else new_cache
 
@@ -239,10 +239,10 @@ class Attention(nnx.Module):
         positions: Int[Array, "b t"],
         mask: Bool[Array, "b t s"],
         cache: Cache | None,
-        own: Updates,
+        updates: Updates,
     ) -> tuple[Tokens, Cache]:
         """Returns the tokens, and the keys and values that were seen."""
-        query, key, value = self._project(tokens, own)
+        query, key, value = self._project(tokens, updates)
         query = rope(query, positions) * query.shape[-1] ** -0.5
         key = rope(key, positions)
         if cache is not None:
@@ -252,24 +252,24 @@ class Attention(nnx.Module):
         result, start = {}, 0
         for expert, x in tokens.items():
             part = encoded[:, start : start + x.shape[1]]
-            result[expert] = self._apply("attn_vec_einsum", expert, part, own)
+            result[expert] = self._apply("attn_vec_einsum", expert, part, updates)
             start += x.shape[1]
         return result, Cache(key, value)
 
-    def _project(self, tokens: Tokens, own: Updates) -> tuple[Array, Array, Array]:
+    def _project(self, tokens: Tokens, updates: Updates) -> tuple[Array, Array, Array]:
         """Returns query, key and value of all tokens, expert after expert."""
         parts = []
         for expert, x in tokens.items():
-            *queries, others = (self._apply(name, expert, x, own) for name in self.names[:-1])
+            *queries, others = (self._apply(name, expert, x, updates) for name in self.names[:-1])
             parts.append((*queries, *others))  # `others` holds key and value, or all three
         query, key, value = (jnp.concatenate(part, axis=1) for part in zip(*parts, strict=True))
         return query, key, value
 
-    def _apply(self, name: str, expert: Expert, x: Array, own: Updates) -> Array:
+    def _apply(self, name: str, expert: Expert, x: Array, updates: Updates) -> Array:
         """Returns the projection of an expert's tokens; tasks update those of the action expert."""
         if expert == Expert.PALIGEMMA:
             return getattr(self, name)(x)
-        return updated(own, name, x, getattr(self, name + "_1")(x))
+        return add_update(updates, name, x, getattr(self, name + "_1")(x))
 
     def action_modules(self) -> tuple[nnx.Module, ...]:
         """Returns the projections of the action expert."""

@@ -54,9 +54,9 @@ def feed_forward_projections(expert: GemmaConfig) -> dict[str, Projection]:
     return {"mlp_gate": into, "mlp_in": into, "mlp_out": out}
 
 
-def updated(own: Updates, name: str, x: Array, y: Array) -> Array:
+def add_update(updates: Updates, name: str, x: Array, y: Array) -> Array:
     """Returns the output `y` of a projection of `x`, with the update of each task if it has one."""
-    return own[name](x, y) if name in own else y
+    return updates[name](x, y) if name in updates else y
 
 
 class Embedder(nnx.Module):
@@ -134,12 +134,12 @@ class FeedForward(nnx.Module):
             self.linear_lora_a, self.linear_lora_b = _low_rank(linear, config.lora.rank, rngs)
 
     def __call__(
-        self, x: Float[Array, "b t d"], own: Updates = NO_UPDATES
+        self, x: Float[Array, "b t d"], updates: Updates = NO_UPDATES
     ) -> Float[Array, "b t d"]:
-        """Computes in `dtype`; `own` are the updates of tasks."""
-        gate = jax.nn.gelu(updated(own, "mlp_gate", x, self._gating(x, 0)), approximate=True)
-        hidden = gate * updated(own, "mlp_in", x, self._gating(x, 1))
-        return updated(own, "mlp_out", hidden, self._linear(hidden))
+        """Computes in `dtype`; `updates` are those of tasks."""
+        gate = jax.nn.gelu(add_update(updates, "mlp_gate", x, self._gating(x, 0)), approximate=True)
+        hidden = gate * add_update(updates, "mlp_in", x, self._gating(x, 1))
+        return add_update(updates, "mlp_out", hidden, self._linear(hidden))
 
     def _gating(self, x: Array, index: int) -> Array:
         w = self.gating_einsum[...][index].astype(self.dtype)

@@ -200,9 +200,9 @@ class Pi0(TimeAndTask):
         valid = jnp.pad(prefix_valid, ((0, 0), (0, len(blocks))), constant_values=True)
         mask = block_mask(np.pad(blocks, (prefix.shape[1], 0)), valid)
         tokens = {Expert.PALIGEMMA: prefix, Expert.ACTION: suffix}
-        own = self.task_updates.of_layers(observation.task_id, x_t)
+        updates = self.task_updates.of_layers(observation.task_id, x_t)
         tokens, _ = self.PaliGemma.llm(
-            tokens, positions(valid), mask, condition=condition.norms, own=own
+            tokens, positions(valid), mask, condition=condition.norms, updates=updates
         )
         features = masked_mean(tokens[Expert.PALIGEMMA], prefix_valid)
         return self._unembed(tokens, condition), features
@@ -360,7 +360,7 @@ class Pi0(TimeAndTask):
         if len(valid) < len(state):  # guided
             valid = twice(valid)
             cache = jax.tree.map(lambda x: jnp.concatenate([x, x], axis=1), cache)
-        own = self.task_updates.of_layers(task_id, valid)
+        updates = self.task_updates.of_layers(task_id, valid)
 
         def denoise(x_t: Array, condition: Condition) -> Array:
             suffix, blocks = self._embed_suffix(state, x_t, condition)
@@ -370,7 +370,7 @@ class Pi0(TimeAndTask):
                 suffix_mask(blocks, valid),
                 condition=condition.norms,
                 cache=cache,
-                own=own,
+                updates=updates,
             )
             return self._unembed(tokens, condition)
 

@@ -40,11 +40,12 @@ class TaskUpdates(nnx.Module):
         self.action_out = make(width, actions)
         self.time_in = make(time_in, width)
         self.time_out = make(width, width)
-        self.layers = (
-            stack(lambda rngs: LayerUpdates(config, rngs=rngs), config.action_expert.depth, rngs, 1)
-            if num_tasks
-            else None
-        )
+
+        def make_layer(rngs: nnx.Rngs) -> LayerUpdates:
+            return LayerUpdates(config, rngs=rngs)
+
+        depth = config.action_expert.depth
+        self.layers = stack(make_layer, depth, rngs, axis=1) if num_tasks else None
 
     def of_layers(self, task_id: Any, x: Shaped[Array, "b ..."]) -> Updates:
         """Looks up the updates within the layers, with the axis of layers first.

@@ -32,9 +32,8 @@ def boundary_weights(data: Frames, factor: float, window: int) -> Float[np.ndarr
             skills = b1k.skills(part.root, episode)
             near[episode] = b1k.boundary_frames(skills, length, window)
         episodes, frames, _ = part.places().T
-        first = np.zeros(max(near) + 1, int)
+        first = np.zeros(max(near) + 1, int)  # where each episode begins in the flags of all
         first[list(near)] = np.cumsum([0, *map(len, near.values())])[:-1]
-        # `first` is where each episode begins in the flags of all.
         is_near = np.concatenate(list(near.values()))[first[episodes] + frames]
         weights.append(np.where(is_near, factor, 1.0))
     return np.concatenate(weights)

@@ -145,7 +145,7 @@ def test_updates_are_learnt_with_a_frozen_prefix_as_without():
 
 
 @pytest.mark.parametrize("kept", [False, True])
-@pytest.mark.parametrize("method", ["film", "tokens", "lora"])
+@pytest.mark.parametrize("method", ["film", "tokens", "heads", "lora"])
 def test_guidance_is_a_line_through_none_and_the_task(method, kept):
     model = shifted(**METHODS[method])
     graph, state = nnx.split(model)

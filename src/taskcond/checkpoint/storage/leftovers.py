@@ -47,8 +47,8 @@ class Workplace:
         self.new = self._path / "new"
 
     def move_away(self) -> None:
-        """Moves the output into the directory, unless another run has done so with its own."""
-        _delete(self._path / "old")  # from an earlier call, since when another run wrote the output
+        """Moves the output into the directory, unless another run has moved it into its own."""
+        _delete(self._path / "old")  # of an earlier call; another run has written the output since
         try:
             os.rename(self._out, self._path / "old")
         except FileNotFoundError:
